@@ -114,6 +114,9 @@ def _parse(frame: str | bytes) -> tuple[str, dict[str, Any]]:
     try:
         text = frame if isinstance(frame, str) else frame.decode()
         document = _DECODER.decode(text)
+        if "\\u" in text:
+            # Half of a surrogate pair is valid JSON, but no text that could be sent on.
+            json.dumps(document, ensure_ascii=False).encode()
     except RecursionError:
         raise MalformedFrameError("nested too deeply") from None
     except ValueError as error:
