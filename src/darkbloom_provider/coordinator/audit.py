@@ -1,0 +1,167 @@
+"""Checks that the books are right. Every rule is one query; an empty answer means all hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+
+from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator.schema import (
+    accounts,
+    earnings,
+    entries,
+    jobs,
+    transfers,
+    wallet_payouts,
+)
+from darkbloom_provider.protocol import money
+from darkbloom_provider.protocol.money import Price
+
+
+def audit(connection: Connection) -> list[str]:
+    """What is wrong with the books, one sentence each, naming accounts and jobs."""
+    return [
+        *_sum_is_zero(connection),
+        *_transfers_balance(connection),
+        *_balances_follow_from_entries(connection),
+        *_withdrawable_is_within_bounds(connection),
+        *_reservations_are_held(connection),
+        *_jobs_cost_their_tokens(connection),
+        *_jobs_moved_what_they_say(connection),
+        *_jobs_are_credited_once(connection),
+        *_wallets_hold_what_is_unsettled(connection),
+    ]
+
+
+def _total(column: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(column), 0)
+
+
+def _sum_is_zero(connection: Connection) -> Iterator[str]:
+    total = connection.execute(select(_total(accounts.c.balance))).scalar_one()
+    if total != 0:
+        yield f"all balances together are {total}, not zero"
+
+
+def _transfers_balance(connection: Connection) -> Iterator[str]:
+    query = (
+        select(transfers.c.id)
+        .outerjoin(entries, entries.c.transfer_id == transfers.c.id)
+        .group_by(transfers.c.id)
+        .having(or_(func.count(entries.c.id) != 2, _total(entries.c.amount) != 0))  # noqa: PLR2004 - double entry
+    )
+    for transfer in connection.execute(query).scalars():
+        yield f"transfer {transfer} is not two opposite entries"
+
+
+def _balances_follow_from_entries(connection: Connection) -> Iterator[str]:
+    query = (
+        select(accounts.c.id)
+        .outerjoin(entries, entries.c.account_id == accounts.c.id)
+        .group_by(accounts.c.id, accounts.c.balance, accounts.c.withdrawable)
+        .having(
+            or_(
+                _total(entries.c.amount) != accounts.c.balance,
+                _total(entries.c.withdrawable) != accounts.c.withdrawable,
+            )
+        )
+    )
+    for account in connection.execute(query).scalars():
+        yield f"account {account} does not hold the sum of its entries"
+    last = select(func.max(entries.c.id)).group_by(entries.c.account_id)
+    stale = (
+        select(accounts.c.id)
+        .join(entries, entries.c.account_id == accounts.c.id)
+        .where(entries.c.id.in_(last), entries.c.balance_after != accounts.c.balance)
+    )
+    for account in connection.execute(stale).scalars():
+        yield f"account {account} does not hold what its last entry says"
+
+
+def _withdrawable_is_within_bounds(connection: Connection) -> Iterator[str]:
+    query = select(accounts.c.id).where(
+        accounts.c.kind != "internal",
+        or_(accounts.c.withdrawable < 0, accounts.c.withdrawable > accounts.c.balance),
+    )
+    for account in connection.execute(query).scalars():
+        yield f"account {account} could pay out more than it holds, or less than nothing"
+
+
+def _reservations_are_held(connection: Connection) -> Iterator[str]:
+    open_jobs = connection.execute(
+        select(_total(jobs.c.reserved)).where(jobs.c.state == "reserved")
+    ).scalar_one()
+    held = books.balance_of(connection, books.RESERVATIONS).balance
+    if open_jobs != held:
+        yield f"open reservations are {open_jobs}, but {held} is set aside"
+
+
+def _jobs_cost_their_tokens(connection: Connection) -> Iterator[str]:
+    closed = select(jobs).where(jobs.c.job_id.is_not(None))
+    for job in connection.execute(closed):
+        price = Price(job.input_price, job.output_price)
+        asked = money.cost(job.prompt_tokens, job.completion_tokens, price, minimum=job.minimum)
+        if job.cost != min(asked, job.reserved):
+            yield f"job {job.job_id} cost {job.cost}, its tokens {asked}"
+
+
+def _jobs_moved_what_they_say(connection: Connection) -> Iterator[str]:
+    def moved(entry_type: str) -> ColumnElement[int]:
+        credit = and_(transfers.c.type == entry_type, entries.c.amount > 0)
+        return _total(case((credit, entries.c.amount), else_=0))
+
+    query = (
+        select(jobs.c.job_id)
+        .outerjoin(transfers, transfers.c.reference == jobs.c.job_id)
+        .outerjoin(entries, entries.c.transfer_id == transfers.c.id)
+        .where(jobs.c.job_id.is_not(None))
+        .group_by(jobs.c.job_id, jobs.c.payout, jobs.c.fee, jobs.c.reserved, jobs.c.cost)
+        .having(
+            or_(
+                moved("payout") != jobs.c.payout,
+                moved("platform_fee") != jobs.c.fee,
+                moved("refund") != jobs.c.reserved - jobs.c.cost,
+            )
+        )
+    )
+    for job in connection.execute(query).scalars():
+        yield f"job {job} did not move what it says"
+
+
+def _jobs_are_credited_once(connection: Connection) -> Iterator[str]:
+    for table, label in ((earnings, "earning"), (wallet_payouts, "wallet payout")):
+        wrong = (
+            select(table.c.job_id)
+            .outerjoin(jobs, jobs.c.job_id == table.c.job_id)
+            .where(or_(jobs.c.job_id.is_(None), jobs.c.payout != table.c.amount))
+        )
+        for job in connection.execute(wrong).scalars():
+            yield f"the {label} of job {job} is not what the job paid"
+    credited = _credits(connection)
+    paid = select(jobs.c.job_id).where(jobs.c.beneficiary.is_not(None))
+    for job in connection.execute(paid).scalars():
+        if credited.get(job) != 1:
+            yield f"job {job} was credited {credited.get(job, 0)} times"
+
+
+def _credits(connection: Connection) -> dict[str, Any]:
+    """How many records, other than settled ones, each job has."""
+    unsettled = select(wallet_payouts.c.job_id).where(wallet_payouts.c.settled.is_(False))
+    rows = select(earnings.c.job_id).union_all(unsettled).subquery()
+    query = select(rows.c.job_id, func.count().label("n")).group_by(rows.c.job_id)
+    return {row.job_id: row.n for row in connection.execute(query)}
+
+
+def _wallets_hold_what_is_unsettled(connection: Connection) -> Iterator[str]:
+    unsettled = case((wallet_payouts.c.settled.is_(False), wallet_payouts.c.amount), else_=0)
+    query = (
+        select(accounts.c.id)
+        .outerjoin(wallet_payouts, wallet_payouts.c.address == accounts.c.id)
+        .where(accounts.c.kind == "wallet")
+        .group_by(accounts.c.id, accounts.c.balance)
+        .having(_total(unsettled) != accounts.c.balance)
+    )
+    for account in connection.execute(query).scalars():
+        yield f"wallet {account} does not hold its unsettled payouts"

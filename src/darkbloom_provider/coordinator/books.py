@@ -1,0 +1,167 @@
+"""Double entry: the one place where a balance changes.
+
+A movement takes from one account and gives to another, in the same transaction. Real accounts
+(people and wallets) can never go below zero; internal ones are the other side of the world: what
+has been paid in, what is reserved, what nobody claimed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from darkbloom_provider.coordinator.schema import accounts, entries, transfers
+from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.protocol.money import MAX_MICRO_USD, format_usd
+
+AccountKind = Literal["user", "wallet", "internal"]
+
+DEPOSITS: Final = "internal:deposits"
+"""Where money paid in comes from; minus this is what people have deposited."""
+GRANTS: Final = "internal:grants"
+"""Where credit given away by the operator comes from."""
+RESERVATIONS: Final = "internal:reservations"
+"""Holds what open requests have set aside."""
+UNCLAIMED: Final = "internal:unclaimed"
+"""Holds the share of jobs served by a session with neither account nor wallet."""
+PLATFORM: Final = "platform"
+"""The operator's fees."""
+INTERNAL: Final = frozenset({DEPOSITS, GRANTS, RESERVATIONS, UNCLAIMED, PLATFORM})
+
+
+class LedgerError(DarkbloomError):
+    """The books do not allow what was asked. Nothing has moved."""
+
+
+class InsufficientFundsError(LedgerError):
+    """An account holds less than is needed."""
+
+    def __init__(self, *, needed: int, available: int) -> None:
+        super().__init__(
+            "Not enough credit for this request",
+            why=f"it may cost up to {format_usd(needed)}, the balance is {format_usd(available)}",
+            next_step="add credit, or ask for fewer tokens with max_tokens",
+        )
+        self.needed = needed
+        self.available = available
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An account's money in micro-USD; `withdrawable` is a part of `balance`."""
+
+    balance: int
+    withdrawable: int
+
+
+NOTHING: Final = Balance(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Money on its way between two accounts.
+
+    The withdrawable parts say how much of the source's and the target's withdrawable money changes
+    by: earned money is withdrawable, deposits and refunds of deposits are not.
+    """
+
+    type: str
+    reference: str
+    source: str
+    target: str
+    amount: int
+    source_withdrawable: int = 0
+    target_withdrawable: int = 0
+
+
+def balance_of(connection: Connection, account_id: str) -> Balance:
+    """What an account holds. An unknown account holds nothing."""
+    row = connection.execute(
+        select(accounts.c.balance, accounts.c.withdrawable).where(accounts.c.id == account_id)
+    ).one_or_none()
+    return NOTHING if row is None else Balance(row.balance, row.withdrawable)
+
+
+def kind_of(connection: Connection, account_id: str) -> str | None:
+    """What sort of account this is; None if there is none."""
+    return connection.execute(
+        select(accounts.c.kind).where(accounts.c.id == account_id)
+    ).scalar_one_or_none()
+
+
+def open_account(connection: Connection, account_id: str, kind: AccountKind, now: datetime) -> None:
+    """Make an empty account unless it is there.
+
+    Raises:
+        LedgerError: It exists and is of another kind.
+    """
+    known = kind_of(connection, account_id)
+    if known is None:
+        connection.execute(
+            insert(accounts).values(
+                id=account_id, kind=kind, balance=0, withdrawable=0, created_at=now
+            )
+        )
+    elif known != kind:
+        raise LedgerError("An account cannot change its kind", why=f"it is a {known} account")
+
+
+def move(connection: Connection, movement: Movement, now: datetime) -> None:
+    """Write one transfer with its two entries. Moving nothing writes nothing.
+
+    Raises:
+        LedgerError: An account would go below zero or out of range, or does not exist.
+    """
+    if movement.amount == 0:
+        return
+    if movement.amount < 0:
+        raise LedgerError("Money moves forward only", why="a negative amount was asked for")
+    for account_id in (movement.source, movement.target):
+        if account_id in INTERNAL:
+            open_account(connection, account_id, "internal", now)
+    transfer_id = connection.execute(
+        insert(transfers)
+        .values(type=movement.type, reference=movement.reference, created_at=now)
+        .returning(transfers.c.id)
+    ).scalar_one()
+    _enter(
+        connection,
+        transfer_id,
+        movement.source,
+        Balance(-movement.amount, -movement.source_withdrawable),
+    )
+    _enter(
+        connection,
+        transfer_id,
+        movement.target,
+        Balance(movement.amount, movement.target_withdrawable),
+    )
+
+
+def _enter(connection: Connection, transfer_id: int, account_id: str, change: Balance) -> None:
+    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
+    if row is None:
+        raise LedgerError("There is no such account")
+    balance = row.balance + change.balance
+    withdrawable = row.withdrawable + change.withdrawable
+    if row.kind != "internal" and not 0 <= withdrawable <= balance:
+        raise InsufficientFundsError(needed=-change.balance, available=row.balance)
+    if abs(balance) > MAX_MICRO_USD:
+        raise LedgerError("The amount is out of range")
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id)
+        .values(balance=balance, withdrawable=withdrawable)
+    )
+    connection.execute(
+        insert(entries).values(
+            transfer_id=transfer_id,
+            account_id=account_id,
+            amount=change.balance,
+            withdrawable=change.withdrawable,
+            balance_after=balance,
+        )
+    )

@@ -1,0 +1,191 @@
+"""The tables as queries see them. `migrations` creates them; a test holds the two to each other.
+
+Double entry: every movement is one row of `transfers` with exactly two rows of `entries`, whose
+amounts are opposite. So the balances of all accounts, the internal ones included, sum to zero at
+every moment. The public ledger is the entries of the accounts that are not internal.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import BigInteger, Boolean, Column, Dialect, Integer, MetaData, Table, Text
+from sqlalchemy.types import TypeDecorator
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def microseconds(instant: datetime) -> int:
+    """Microseconds since 1970-01-01 UTC. Exact: no floating point is involved.
+
+    Raises:
+        ValueError: `instant` does not say its time zone.
+    """
+    if instant.tzinfo is None:
+        raise ValueError("an instant needs a time zone")
+    return (instant - EPOCH) // MICROSECOND
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime, stored as integer microseconds so that it sorts and compares."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """To the database."""
+        return None if value is None else microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """From the database."""
+        return None if value is None else EPOCH + value * MICROSECOND
+
+
+# SQLite grows a key by itself only where the column is spelled INTEGER.
+_IDENTITY = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+
+def _text(name: str, *, key: bool = False, null: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=key, nullable=null)
+
+
+def _amount(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False)
+
+
+def _id() -> Column[int]:
+    return Column("id", _IDENTITY, primary_key=True)
+
+
+def _time(name: str, *, null: bool = False) -> Column[datetime]:
+    return Column(name, Instant, nullable=null)
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    _text("id", key=True),
+    _text("kind"),
+    _amount("balance"),
+    _amount("withdrawable"),
+    _time("created_at"),
+)
+
+transfers = Table(
+    "transfers", metadata, _id(), _text("type"), _text("reference"), _time("created_at")
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    _id(),
+    Column("transfer_id", BigInteger, nullable=False),
+    _text("account_id"),
+    _amount("amount"),
+    _amount("withdrawable"),
+    _amount("balance_after"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _text("reservation_id", key=True),
+    _text("job_id", null=True),
+    _text("account_id"),
+    _text("model"),
+    _text("state"),
+    _amount("reserved"),
+    _amount("withdrawable_reserved"),
+    _amount("cost"),
+    _amount("payout"),
+    _amount("fee"),
+    _text("beneficiary", null=True),
+    _amount("prompt_tokens"),
+    _amount("completion_tokens"),
+    _amount("input_price"),
+    _amount("output_price"),
+    _amount("minimum"),
+    _time("created_at"),
+    _time("closed_at", null=True),
+)
+
+earnings = Table(
+    "earnings",
+    metadata,
+    _id(),
+    _text("account_id"),
+    _text("provider_id"),
+    _text("provider_key"),
+    _text("machine_id", null=True),
+    _text("job_id"),
+    _text("model"),
+    _amount("amount"),
+    _amount("prompt_tokens"),
+    _amount("completion_tokens"),
+    _time("created_at"),
+)
+
+wallet_payouts = Table(
+    "wallet_payouts",
+    metadata,
+    _id(),
+    _text("address"),
+    _text("provider_id"),
+    _text("provider_key"),
+    _text("machine_id", null=True),
+    _text("job_id"),
+    _text("model"),
+    _amount("amount"),
+    _amount("prompt_tokens"),
+    _amount("completion_tokens"),
+    Column("settled", Boolean, nullable=False),
+    _time("created_at"),
+)
+
+wallet_sightings = Table(
+    "wallet_sightings",
+    metadata,
+    _text("address", key=True),
+    _text("machine_id", key=True),
+    _time("first_seen"),
+)
+
+wallet_claims = Table(
+    "wallet_claims", metadata, _text("address", key=True), _text("account_id"), _time("claimed_at")
+)
+
+users = Table("users", metadata, _text("account_id", key=True), _text("email"), _time("created_at"))
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _text("key_sha256", key=True),
+    _text("account_id"),
+    _time("created_at"),
+    _time("revoked_at", null=True),
+)
+
+device_codes = Table(
+    "device_codes",
+    metadata,
+    _text("device_code_sha256", key=True),
+    _text("user_code"),
+    _text("state"),
+    _text("account_id", null=True),
+    _time("created_at"),
+    _time("expires_at"),
+)
+
+device_tokens = Table(
+    "device_tokens",
+    metadata,
+    _text("token_sha256", key=True),
+    _text("account_id"),
+    _text("label"),
+    _time("created_at"),
+    _time("revoked_at", null=True),
+)

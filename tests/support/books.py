@@ -1,0 +1,128 @@
+"""Books to try things on: a migrated database file, a fixed clock, and short ways to act."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from darkbloom_provider.coordinator import ledger, migrations
+from darkbloom_provider.coordinator.database import Database, sqlite_engine
+from darkbloom_provider.coordinator.ledger import Serving, Settlement
+from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.protocol.money import Price
+
+NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+QWEN = "qwen3.5-27b-claude-opus-8bit"
+QWEN_PRICE = Price(100_000, 780_000)
+OWNER = "owner-account"
+CONSUMER = "consumer-account"
+WALLET = "0x8e6c57bb205bb373fe4e3a6f69404a8bb767b417"
+MACHINE = "a" * 32
+LINKED = Serving("session-1", "key-1", account_id=OWNER, wallet_address=WALLET, machine_id=MACHINE)
+UNLINKED = Serving("session-2", "key-2", wallet_address=WALLET, machine_id=MACHINE)
+NOBODY = Serving("session-3", "key-3")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Stands still until it is told to move."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, by: timedelta) -> None:
+        self.now += by
+
+
+def fresh_engine(path: Path) -> Engine:
+    """A migrated database, used directly. The caller disposes of it."""
+    engine = sqlite_engine(path, writes=True)
+    migrations.migrate(engine, Clock())
+    return engine
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    path: Path, clock: Callable[[], datetime] | None = None
+) -> AsyncIterator[Database]:
+    """The database as the coordinator opens it."""
+    database = await Database.open(path, clock=clock or Clock())
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@dataclass(slots=True)
+class Shop:
+    """One consumer buying from one owner, on a given connection."""
+
+    connection: Connection
+    policy: Policy = field(default_factory=Policy)
+    price: Price = QWEN_PRICE
+    clock: Clock = field(default_factory=Clock)
+
+    def reserve(self, reservation_id: str, amount: int, account_id: str = CONSUMER) -> None:
+        ledger.reserve(
+            self.connection,
+            reservation_id=reservation_id,
+            account_id=account_id,
+            model=QWEN,
+            amount=amount,
+            now=self.clock(),
+        )
+
+    def settle(
+        self,
+        reservation_id: str,
+        prompt: int,
+        completion: int,
+        *,
+        serving: Serving = LINKED,
+        job_id: str | None = None,
+    ) -> Settlement:
+        return ledger.settle(
+            self.connection,
+            reservation_id=reservation_id,
+            job_id=job_id or f"job-{reservation_id}",
+            serving=serving,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            price=self.price,
+            policy=self.policy,
+            now=self.clock(),
+        )
+
+    def leave(
+        self, reservation_id: str, prompt: int, relayed: int, *, serving: Serving = LINKED
+    ) -> Settlement:
+        return ledger.settle_partial(
+            self.connection,
+            reservation_id=reservation_id,
+            job_id=f"job-{reservation_id}",
+            serving=serving,
+            prompt_tokens=prompt,
+            relayed_tokens=relayed,
+            price=self.price,
+            policy=self.policy,
+            now=self.clock(),
+        )
+
+    def refund(self, reservation_id: str) -> Settlement | None:
+        return ledger.refund(self.connection, reservation_id, now=self.clock())
+
+    def deposit(self, amount: int, account_id: str = CONSUMER) -> None:
+        ledger.deposit(self.connection, account_id, amount, now=self.clock())
+
+    def earn(self, amount: int, account_id: str = CONSUMER) -> None:
+        """Withdrawable money, however it came."""
+        ledger.deposit(
+            self.connection, account_id, amount, now=self.clock(), entry_type="admin_reward"
+        )
