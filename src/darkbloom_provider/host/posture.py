@@ -27,6 +27,7 @@ FACTS: Final = (
     "hypervisor_active",
     "authenticated_root",
 )
+RDMA_SINCE: Final = (26, 2)
 
 
 class Fact(NamedTuple):
@@ -141,7 +142,7 @@ def linux_hypervisor(cpuinfo: str, machine: str) -> Fact:
 def _measure_macos(ask: Ask) -> Posture:
     system_integrity = sip(ask("csrutil", "status"))
     boot = secure_boot(ask("system_profiler", "-json", "SPiBridgeDataType"))
-    rdma = rdma_disabled(ask("rdma_ctl", "status"))
+    rdma = rdma_disabled(ask("rdma_ctl", "status"), ask("sw_vers", "-productVersion"))
     below = hypervisor(ask("sysctl", "kern.hv_vmm_present"))
     sealed = authenticated_root(ask("csrutil", "authenticated-root", "status"))
     return Posture(
@@ -207,13 +208,18 @@ def secure_boot(answer: Answer) -> Fact:
     return Fact(state, f"{answer.command}: {level}")
 
 
-def rdma_disabled(answer: Answer) -> Fact:
-    """Whether RDMA over Thunderbolt is off, from `rdma_ctl status` (macOS 26.2 and later)."""
+def rdma_disabled(answer: Answer, version: Answer) -> Fact:
+    """Whether RDMA over Thunderbolt is off, from `rdma_ctl status` and `sw_vers -productVersion`.
+
+    The control came with macOS 26.2 (Apple's TN3205): an older system has no RDMA to be on.
+    """
     if answer.missing:
-        return Fact(True, "no rdma_ctl: this macOS is older than RDMA over Thunderbolt")
-    said = answer.out.strip().rstrip(".").lower()
-    state = {"disabled": True, "enabled": False}.get(said) if answer.ok else None
-    return Fact(state, answer.evidence())
+        match = re.fullmatch(r"(\d+)(?:\.(\d+))?(?:\.\d+)*", version.out.strip())
+        if match and (int(match.group(1)), int(match.group(2) or 0)) < RDMA_SINCE:
+            return Fact(True, f"macOS {version.out.strip()} has no RDMA over Thunderbolt")
+        return Fact(None, answer.evidence())
+    state = {"disabled": True, "enabled": False}.get(answer.out.strip().rstrip(".").lower())
+    return Fact(state if answer.ok else None, answer.evidence())
 
 
 def hypervisor(answer: Answer) -> Fact:
