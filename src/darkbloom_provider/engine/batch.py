@@ -1,0 +1,279 @@
+"""One model's continuous batch: requests join and leave between steps. Engine thread only.
+
+mlx-lm's `BatchGenerator` does the arithmetic. This wraps it with what a service needs: a waiting
+line, limits, text instead of tokens, and the rule that a step which raised is never continued:
+its batch is corrupt, so everything in it is failed and a new one is built.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator
+
+from darkbloom_provider.engine import prompt
+from darkbloom_provider.engine.errors import (
+    EngineError,
+    GenerationFailedError,
+    InvalidGenerationError,
+)
+from darkbloom_provider.engine.loading import Weights
+from darkbloom_provider.engine.requests import (
+    EngineSettings,
+    FinishReason,
+    GenerationRequest,
+    SlotSnapshot,
+    Usage,
+)
+from darkbloom_provider.engine.sampling import Samplers, processors
+from darkbloom_provider.engine.text import Detokenizer, StopMatcher
+from darkbloom_provider.engine.updates import (
+    Failed,
+    Finished,
+    Progress,
+    Released,
+    RequestUpdate,
+    Started,
+)
+
+
+class _TokenResponse(Protocol):
+    """What mlx-lm says of one token."""
+
+    uid: int
+    token: int
+    finish_reason: FinishReason | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A request in the waiting line or in the batch."""
+
+    key: int
+    request: GenerationRequest
+    prompt: list[int]
+    limit: int
+    detokenizer: Detokenizer
+    stops: StopMatcher
+    decoding: bool = False
+    completion_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt), self.completion_tokens)
+
+
+class Batch:
+    """Decodes up to `settings.max_running` requests of one model together.
+
+    Args:
+        weights: The loaded model.
+        settings: Bounds.
+        samplers: Where samplers come from.
+        limit_wired: Called after every new `BatchGenerator`, which raises the limit by itself.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        settings: EngineSettings,
+        samplers: Samplers,
+        limit_wired: Callable[[], None],
+    ) -> None:
+        self._weights = weights
+        self._settings = settings
+        self._samplers = samplers
+        self._limit_wired = limit_wired
+        self._decode = _decoder(weights.tokenizer)
+        self._waiting: deque[_Entry] = deque()
+        self._running: dict[int, _Entry] = {}
+        self._generator = self._new_generator()
+        self.tokens_generated = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._running or self._waiting)
+
+    def snapshot(self, model: str) -> SlotSnapshot:
+        """The figures of now."""
+        running = self._running.values()
+        return SlotSnapshot(
+            model=model,
+            state="running",
+            running=len(self._running),
+            waiting=len(self._waiting),
+            active_tokens=sum(len(entry.prompt) + entry.completion_tokens for entry in running),
+            max_tokens_potential=sum(entry.limit for entry in running),
+            context_length=self._weights.context_length,
+        )
+
+    def add(self, key: int, request: GenerationRequest) -> list[RequestUpdate]:
+        """Read the prompt and put the request at the end of the line, or refuse it alone."""
+        try:
+            tokens = prompt.encode(self._weights.tokenizer, request)
+            entry = _Entry(
+                key=key,
+                request=request,
+                prompt=tokens,
+                limit=self._limit(len(tokens), request.max_tokens),
+                detokenizer=Detokenizer(self._decode, tokens),
+                stops=StopMatcher(request.stop),
+            )
+        except EngineError as error:
+            return [Failed(key, error)]
+        self._waiting.append(entry)
+        return [Started(key, len(tokens))]
+
+    def cancel(self, key: int) -> list[RequestUpdate]:
+        """Let go of a request in whatever phase it is; nothing if it has left already."""
+        for entry in self._waiting:
+            if entry.key == key:
+                self._waiting.remove(entry)
+                return [Released(key)]
+        for uid, entry in self._running.items():
+            if entry.key == key:
+                self._leave(uid)
+                return [Released(key)]
+        return []
+
+    def step(self) -> list[RequestUpdate]:
+        """Let waiting requests in, then one decode step and one piece of prompts for all."""
+        updates = self._admit()
+        decoding = any(entry.decoding for entry in self._running.values())
+        self._generator.prefill_step_size = (
+            self._settings.prefill_step_busy if decoding else self._settings.prefill_step_idle
+        )
+        try:
+            prompts, tokens = self._generator.next()
+        except Exception as error:  # noqa: BLE001 - whatever it is, this batch is corrupt
+            return [*updates, *self._start_anew(error)]
+        for response in prompts:
+            if response.end_of_prompt and response.uid in self._running:
+                self._running[response.uid].decoding = True
+        for response in tokens:
+            updates += self._take(response)
+        return updates
+
+    def fail_all(self, error: EngineError) -> list[RequestUpdate]:
+        """Fail everything, running or waiting, with `error`."""
+        entries = [*self._running.values(), *self._waiting]
+        if self._running:
+            self._generator.remove(list(self._running))
+        self._running.clear()
+        self._waiting.clear()
+        return [Failed(entry.key, error) for entry in entries]
+
+    def close(self) -> None:
+        """Give back what the generator holds."""
+        self._generator.close()
+
+    # ------------------------------------------------------------ inside a step
+
+    def _admit(self) -> list[RequestUpdate]:
+        updates: list[RequestUpdate] = []
+        while self._waiting and len(self._running) < self._settings.max_running:
+            entry = self._waiting.popleft()
+            try:
+                [uid] = self._generator.insert(
+                    [entry.prompt],
+                    max_tokens=[entry.limit],
+                    samplers=[self._samplers.get(entry.request.sampling)],
+                    logits_processors=[list(processors(entry.request.repetition_penalty))],
+                )
+            except Exception as error:  # noqa: BLE001 - nothing was inserted; others are unharmed
+                updates.append(Failed(entry.key, _failure(error)))
+            else:
+                self._running[uid] = entry
+        return updates
+
+    def _take(self, response: _TokenResponse) -> list[RequestUpdate]:
+        """One token of one request."""
+        entry = self._running.get(response.uid)
+        if entry is None:
+            return []
+        entry.completion_tokens += 1
+        self.tokens_generated += 1
+        reason = response.finish_reason
+        try:
+            # The token that ends a turn is no text.
+            new = "" if reason == "stop" else entry.detokenizer.add(response.token)
+            text = entry.stops.feed(new)
+        except Exception as error:  # noqa: BLE001 - a tokenizer's fault in one text ends that text
+            self._leave(response.uid, finished=reason is not None)
+            return [Failed(entry.key, _failure(error))]
+        left = reason is not None
+        if entry.stops.matched:
+            reason = "stop"
+        elif left:
+            text += entry.stops.flush()
+        updates: list[RequestUpdate] = [Progress(entry.key, text, entry.completion_tokens)]
+        if reason is not None:
+            self._leave(response.uid, finished=left)
+            updates.append(Finished(entry.key, reason, entry.usage))
+        return updates
+
+    def _leave(self, uid: int, *, finished: bool = False) -> None:
+        del self._running[uid]
+        if not finished:
+            self._generator.remove([uid])
+
+    def _start_anew(self, error: Exception) -> list[RequestUpdate]:
+        failure = _failure(error)
+        updates = [Failed(entry.key, failure) for entry in self._running.values()]
+        self._running.clear()
+        self._generator.close()
+        self._generator = self._new_generator()
+        return list(updates)
+
+    def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        context = self._weights.context_length
+        room = context - prompt_tokens
+        if room < 1:
+            raise InvalidGenerationError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the prompt has {prompt_tokens} tokens, and this model reads {context} "
+                "with the completion",
+                next_step="shorten the prompt",
+            )
+        return room if max_tokens is None else min(max_tokens, room)
+
+    def _new_generator(self) -> BatchGenerator:
+        settings = self._settings
+        generator = BatchGenerator(
+            self._weights.model,
+            stop_tokens=[[token] for token in sorted(self._weights.tokenizer.eos_token_ids)],
+            completion_batch_size=settings.max_running,
+            prefill_batch_size=min(settings.max_running, 8),
+            prefill_step_size=settings.prefill_step_idle,
+            # The thread's own stream: arrays that are not evaluated yet cannot cross threads.
+            stream=mx.default_stream(mx.default_device()),
+        )
+        self._limit_wired()
+        return generator
+
+
+def _failure(error: Exception) -> GenerationFailedError:
+    # The kind only: an exception's text may quote what it choked on.
+    return GenerationFailedError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "the engine failed while generating",
+        why=type(error).__name__,
+        next_step="send the request again",
+    )
+
+
+def _decoder(tokenizer: prompt.Tokenizer) -> Callable[[Sequence[int]], str]:
+    """The plainest decoder there is: special tokens written out, spaces as they are."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return lambda tokens: str(backend.decode(tokens, skip_special_tokens=False))
+    return lambda tokens: str(
+        tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )

@@ -1,0 +1,105 @@
+"""The reader's end of one completion, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from darkbloom_provider.engine.errors import EngineError
+from darkbloom_provider.engine.requests import Delta, FinishReason, Usage
+from darkbloom_provider.engine.updates import (
+    Failed,
+    Finished,
+    Progress,
+    Released,
+    RequestUpdate,
+    Started,
+)
+
+
+class Generation:
+    """An asynchronous iterator over the text of one completion.
+
+    Text that has come since the last pull is one `Delta`: a slow reader holds up nobody and costs
+    no memory beyond the text itself. Belongs to the loop that submitted the request.
+
+    Raises (from iteration):
+        EngineError: The request was refused or failed. Text that came before is delivered first.
+    """
+
+    def __init__(self, request_id: str, cancel: Callable[[], None]) -> None:
+        self.request_id = request_id
+        self.prompt_tokens: int | None = None
+        """Known once the prompt was read; before the first `Delta` at the latest."""
+        self.finish_reason: FinishReason | None = None
+        """Set when the completion is whole; stays None if it was cancelled or failed."""
+        self._cancel = cancel
+        self._pieces: list[str] = []
+        self._completion_tokens = 0
+        self._error: EngineError | None = None
+        self._ended = False
+        self._wake = asyncio.Event()
+        self._released = asyncio.Event()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; final after the iterator has ended."""
+        return Usage(self.prompt_tokens or 0, self._completion_tokens)
+
+    def cancel(self) -> None:
+        """Stop generating. Idempotent; without effect on a completion that is whole already.
+
+        The iterator ends at once and delivers nothing more. The engine lets go of the request
+        within two of its steps, see `released`.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self._pieces.clear()
+        self._wake.set()
+        self._cancel()
+
+    async def released(self) -> None:
+        """Wait until the engine holds nothing of this request any more."""
+        await self._released.wait()
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        delta = Delta("".join(self._pieces), self._completion_tokens)
+        self._pieces.clear()
+        return delta
+
+    def apply(self, update: RequestUpdate) -> None:
+        """Take in what the engine says. Called by the engine, in the loop's thread."""
+        match update:
+            case Started(prompt_tokens=prompt_tokens):
+                self.prompt_tokens = prompt_tokens
+            case Progress(text=text, completion_tokens=completion_tokens):
+                self._completion_tokens = completion_tokens
+                if text and not self._ended:
+                    self._pieces.append(text)
+            case Finished(reason=reason, usage=usage):
+                self._completion_tokens = usage.completion_tokens
+                if not self._ended:
+                    self.finish_reason = reason
+                self._end()
+            case Failed(error=error):
+                if not self._ended:
+                    self._error = error
+                self._end()
+            case Released():
+                self._end()
+        self._wake.set()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._released.set()

@@ -1,0 +1,107 @@
+"""Reading a model into memory, in steps between which running streams go on. Engine thread only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model, load_tokenizer
+
+from darkbloom_provider.engine.prompt import Tokenizer
+from darkbloom_provider.errors import ModelError
+
+Model: TypeAlias = Callable[..., Any]
+"""An MLX module: arrays in, arrays out."""
+
+DEFAULT_CONTEXT_LENGTH = 4096
+"""Assumed for a model whose config does not tell. Small: better a prompt refused than nonsense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model ready to compute."""
+
+    model: Model
+    tokenizer: Tokenizer
+    context_length: int
+    weight_bytes: int
+
+
+def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
+    """Load the mlx-lm folder at `path`, yielding between pieces of about `step_bytes`.
+
+    Only local files are read, and no code that a model brings along is run.
+
+    Raises:
+        ModelError: The folder is not there, is not complete, or is not a model MLX can run.
+    """
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} is not a model folder", why="it has no config.json")
+    try:
+        model, config = load_model(path, lazy=True)
+        yield
+        parameters = [array for _, array in tree_flatten(model.parameters())]
+        for group in _groups(parameters, step_bytes):
+            mx.eval(group)
+            yield
+        tokenizer = load_tokenizer(
+            path,
+            {"local_files_only": True, "trust_remote_code": False},
+            eos_token_ids=config.get("eos_token_id"),
+        )
+        yield
+        _warm_up(model)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        # What a damaged or foreign folder makes mlx-lm, safetensors and tokenizers raise.
+        raise ModelError(
+            f"The model in {path} cannot be loaded",
+            why=_first_line(error),
+            next_step="import or download it again",
+        ) from error
+    return Weights(
+        model=model,
+        tokenizer=tokenizer,
+        context_length=context_length(config),
+        weight_bytes=sum(array.nbytes for array in parameters),
+    )
+
+
+def context_length(config: dict[str, Any]) -> int:
+    """Tokens of prompt and completion together that a model was made for, from its config."""
+    for section in (config, config.get("text_config") or {}):
+        value = section.get("max_position_embeddings")
+        if isinstance(value, int) and value > 0:
+            return value
+    return DEFAULT_CONTEXT_LENGTH
+
+
+def _groups(arrays: list[Any], limit: int) -> Generator[list[Any], None, None]:
+    group: list[Any] = []
+    size = 0
+    for array in arrays:
+        group.append(array)
+        size += array.nbytes
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _warm_up(model: Model) -> None:
+    """Run one token through, so that kernels are compiled before the first request is timed."""
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array([[0]]), cache=cache))
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"a file is not valid JSON ({error.msg}, line {error.lineno})"
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

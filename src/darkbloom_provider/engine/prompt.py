@@ -1,0 +1,130 @@
+"""From a request to the tokens of its prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from darkbloom_provider.engine.errors import InvalidGenerationError
+from darkbloom_provider.engine.requests import GenerationRequest
+
+
+class Tokenizer(Protocol):
+    """What is used of a model's tokenizer, in mlx-lm's `TokenizerWrapper`."""
+
+    has_chat_template: bool
+    eos_token_ids: set[int]
+
+    def encode(self, text: str) -> Iterable[int]:
+        """The tokens of a text, with those the model wants at its beginning."""
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        *,
+        skip_special_tokens: bool,
+        clean_up_tokenization_spaces: bool,
+    ) -> str:
+        """The text of tokens."""
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> Iterable[int]:
+        """The tokens of a conversation."""
+
+
+def encode(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
+    """The prompt's tokens, through the model's chat template for messages.
+
+    Args:
+        tokenizer: The model's tokenizer, as mlx-lm wraps it.
+        request: A checked request.
+
+    Raises:
+        InvalidGenerationError: 400 if the model has no chat template, if its template or tokenizer
+            cannot render this request, or if nothing is left to answer to.
+    """
+    if request.messages is not None and not tokenizer.has_chat_template:
+        raise _refused("this model has no chat template, so it completes prompts only")
+    try:
+        tokens = _render(tokenizer, request)
+    except InvalidGenerationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see below
+        # Templates are programs of the model's author and raise what they like. Their messages may
+        # quote the prompt, so only the kind is told.
+        raise _refused(
+            "the model's chat template does not accept these messages"
+            if request.messages is not None
+            else "the model's tokenizer does not accept this prompt",
+            why=type(error).__name__,
+        ) from None
+    if not tokens:
+        raise _refused("the prompt is empty")
+    return tokens
+
+
+def _render(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
+    if request.messages is None:
+        return [int(token) for token in tokenizer.encode(request.prompt or "")]
+    tools = [dict(tool) for tool in request.tools] if request.tools else None
+    tokens = tokenizer.apply_chat_template(
+        template_messages(request.messages), tools=tools, add_generation_prompt=True
+    )
+    return [int(token) for token in tokens]
+
+
+def template_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as chat templates expect them: text content, tool arguments as objects.
+
+    Raises:
+        InvalidGenerationError: Content that is not text.
+    """
+    return [_message(message) for message in messages]
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    rendered = dict(message)
+    content = rendered.get("content")
+    if content is None:
+        rendered["content"] = ""
+    elif not isinstance(content, str):
+        rendered["content"] = _joined(content)
+    if rendered.get("role") == "developer":
+        rendered["role"] = "system"
+    calls = rendered.get("tool_calls")
+    if calls:
+        rendered["tool_calls"] = [_with_object_arguments(call) for call in calls]
+    return rendered
+
+
+def _joined(parts: object) -> str:
+    if not isinstance(parts, list | tuple):
+        raise _refused("message content must be text or a list of parts")
+    texts: list[str] = []
+    for part in parts:
+        if not (isinstance(part, Mapping) and part.get("type") == "text"):
+            raise _refused("this model reads text only")
+        texts.append(str(part.get("text", "")))
+    return "".join(texts)
+
+
+def _with_object_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments)
+        except ValueError:
+            raise _refused("the arguments of a tool call are not valid JSON") from None
+    return {**call, "function": function}
+
+
+def _refused(message: str, *, why: str | None = None) -> InvalidGenerationError:
+    return InvalidGenerationError(HTTPStatus.BAD_REQUEST, message, why=why)

@@ -1,0 +1,111 @@
+"""How the next token is chosen. Used in the engine's thread only.
+
+Everything here is lazy arithmetic on arrays: nothing reads a value, so the batch is never held up,
+and nothing can raise inside a step, which would take the whole batch with it. The random numbers
+come from a counter, not from MLX's global state, so a seeded request draws the same ones whatever
+its neighbours do.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.sample_utils import make_repetition_penalty
+
+from darkbloom_provider.engine.requests import SamplingParams
+
+Array = Any
+"""`mlx.core.array`. MLX's own annotations are not precise enough to check against."""
+LogitsProcessor = Callable[[Array, Array], Array]
+
+_STRIDE = 0x9E3779B97F4A7C15
+"""Odd, close to 2^64 divided by the golden ratio: keys of neighbouring steps lie far apart."""
+_REPETITION_WINDOW = 64
+"""Most recent tokens that `repetition_penalty` looks at, the prompt's included."""
+
+
+class Sampler:
+    """Log-probabilities of a batch in, one token for each row out."""
+
+    __slots__ = ("__weakref__", "_drawn", "_params", "_seed")
+
+    def __init__(self, params: SamplingParams, seed: int) -> None:
+        self._params = params
+        self._seed = seed
+        self._drawn = 0
+
+    def __call__(self, logprobs: Array) -> Array:
+        """Choose the next token of each row of `logprobs` (rows x vocabulary)."""
+        params = self._params
+        if params.temperature == 0:
+            return mx.argmax(logprobs, axis=-1)
+        # Filters look at the model's own probabilities; the temperature comes last, as in mlx-lm.
+        if 0 < params.top_p < 1:
+            logprobs = _keep_top_p(logprobs, params.top_p)
+        if params.min_p > 0:
+            logprobs = _keep_min_p(logprobs, params.min_p)
+        if 0 < params.top_k < logprobs.shape[-1]:
+            logprobs = _keep_top_k(logprobs, params.top_k)
+        key = mx.random.key((self._seed + self._drawn * _STRIDE) % 2**64)
+        self._drawn += 1
+        return mx.random.categorical(logprobs * (1 / params.temperature), key=key)
+
+
+class Samplers:
+    """Gives equal requests the same sampler object, so that a batch of them is one call.
+
+    Args:
+        entropy: A fresh random number of 64 bits; the start of each unseeded sampler.
+    """
+
+    def __init__(self, entropy: Callable[[], int]) -> None:
+        self._entropy = entropy
+        self._shared: weakref.WeakValueDictionary[SamplingParams, Sampler] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def get(self, params: SamplingParams) -> Sampler:
+        """The sampler for `params`: its own for a seeded request, else the shared one."""
+        if params.seed is not None:
+            return Sampler(params, params.seed % 2**64)
+        sampler = self._shared.get(params)
+        if sampler is None:
+            sampler = Sampler(params, self._entropy())
+            self._shared[params] = sampler
+        return sampler
+
+
+def processors(repetition_penalty: float | None) -> tuple[LogitsProcessor, ...]:
+    """What changes the logits of one request before sampling; empty for most requests."""
+    if repetition_penalty is None or repetition_penalty == 1:
+        return ()
+    return (make_repetition_penalty(repetition_penalty, _REPETITION_WINDOW),)
+
+
+def _keep_top_p(logprobs: Array, top_p: float) -> Array:
+    """Keep the likeliest tokens that together reach the probability `top_p`."""
+    ranked = mx.sort(logprobs, axis=-1)
+    probabilities = mx.exp(ranked.astype(mx.float32))
+    above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
+    total = above[..., :1] + probabilities[..., :1]
+    dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    return _at_least(logprobs, mx.take_along_axis(ranked, dropped, axis=-1))
+
+
+def _keep_min_p(logprobs: Array, min_p: float) -> Array:
+    """Keep tokens at least `min_p` times as likely as the likeliest."""
+    return _at_least(logprobs, mx.max(logprobs, axis=-1, keepdims=True) + mx.log(mx.array(min_p)))
+
+
+def _keep_top_k(logprobs: Array, top_k: int) -> Array:
+    """Keep the `top_k` likeliest tokens, and those as likely as the last of them."""
+    size = logprobs.shape[-1]
+    ranked = mx.partition(logprobs, size - top_k, axis=-1)
+    return _at_least(logprobs, ranked[..., size - top_k : size - top_k + 1])
+
+
+def _at_least(logprobs: Array, threshold: Array) -> Array:
+    return mx.where(logprobs < threshold, -mx.inf, logprobs)

@@ -1,0 +1,119 @@
+"""What the engine's thread and the event loop say to each other. Plain values, nothing of MLX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from darkbloom_provider.engine.errors import EngineError
+from darkbloom_provider.engine.requests import FinishReason, GenerationRequest, LoadedModel, Usage
+from darkbloom_provider.errors import ModelError
+
+# ---------------------------------------------------------------- to the thread
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read a model's folder into memory."""
+
+    model_id: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Free a model's memory; what runs on it is failed."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Generate. `key` names the request from here on; ids given by others may repeat."""
+
+    key: int
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a request, in whatever phase it is."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Fail everything in flight, free everything and end the thread."""
+
+
+Command = Load | Unload | Submit | Cancel | Close
+
+# ---------------------------------------------------------------- from the thread
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model answers requests now."""
+
+    model: LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model could not be read. Others are not touched."""
+
+    model_id: str
+    error: ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """The model's memory is free."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt was read and is being processed, or waits for its place in the batch."""
+
+    key: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One token more, and the text that became certain with it."""
+
+    key: int
+    text: str = field(repr=False)
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The completion is whole."""
+
+    key: int
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ends without a completion."""
+
+    key: int
+    error: EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A cancelled request has left the engine."""
+
+    key: int
+
+
+RequestUpdate = Started | Progress | Finished | Failed | Released
+Update = Loaded | LoadFailed | Unloaded | RequestUpdate

@@ -1,0 +1,312 @@
+"""The one thread that touches MLX: it loads, steps, frees, and says what came of it.
+
+In come commands through a thread-safe queue, drained before every step. Out go batches of plain
+values, one hand-over a step for all requests together.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Generator, MutableMapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from darkbloom_provider.engine import runtime
+from darkbloom_provider.engine.errors import EngineClosedError, EngineError, ModelNotLoadedError
+from darkbloom_provider.engine.requests import (
+    EngineSettings,
+    EngineSnapshot,
+    LoadedModel,
+    MemorySnapshot,
+    SlotSnapshot,
+    SlotState,
+)
+from darkbloom_provider.engine.updates import (
+    Cancel,
+    Close,
+    Command,
+    Failed,
+    Finished,
+    Load,
+    Loaded,
+    LoadFailed,
+    Released,
+    Submit,
+    Unload,
+    Unloaded,
+    Update,
+)
+from darkbloom_provider.errors import ModelError
+
+if TYPE_CHECKING:
+    from darkbloom_provider.engine.batch import Batch
+    from darkbloom_provider.engine.loading import Weights
+    from darkbloom_provider.engine.sampling import Samplers
+
+
+@dataclass(slots=True)
+class _Loading:
+    """A model on its way into memory."""
+
+    model_id: str
+    steps: Generator[None, None, Weights]
+    began: float
+
+
+class Worker:
+    """Runs in the engine's thread. Only `inbox` and `snapshot` are touched from outside.
+
+    Args:
+        settings: Bounds.
+        entropy: Random numbers of 64 bits for unseeded sampling.
+        post: Hands updates to the event loop; False when there is no loop any more.
+        environ: The process's environment, for the libraries (`runtime.prepare`).
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: EngineSettings,
+        entropy: Callable[[], int],
+        post: Callable[[list[Update]], bool],
+        environ: MutableMapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        """Bounded by what the front lets in: open requests and one cancellation for each."""
+        self.snapshot = EngineSnapshot()
+        """As of the last step. Replaced whole, never changed."""
+        self._settings = settings
+        self._entropy = entropy
+        self._post = post
+        self._environ = environ
+        self._clock = clock
+        self._batches: dict[str, Batch] = {}
+        self._states: dict[str, SlotState] = {}
+        self._owner: dict[int, str] = {}
+        self._loading: deque[_Loading] = deque()
+        self._samplers: Samplers | None = None
+        self._runtime: runtime.Runtime | None = None
+        self._steps = 0
+        self._tokens_of_unloaded = 0
+        self._closing = False
+
+    def run(self) -> None:
+        """The thread's whole life, until `Close` or until nobody listens any more."""
+        try:
+            while not self._closing:
+                updates = self._take_commands()
+                updates += self._load_step()
+                updates += self._decode_step()
+                self._forget_owners(updates)
+                self._publish()
+                if updates and not self._post(updates):
+                    break
+        finally:
+            self._free_everything()
+
+    # ------------------------------------------------------------ commands
+
+    def _take_commands(self) -> list[Update]:
+        updates: list[Update] = []
+        idle = not self._loading and not any(batch.busy for batch in self._batches.values())
+        try:
+            command = self.inbox.get(block=idle)
+            while True:
+                updates += self._obey(command)
+                command = self.inbox.get_nowait()
+        except queue.Empty:
+            return updates
+
+    def _obey(self, command: Command) -> list[Update]:
+        match command:
+            case Load():
+                return self._begin_loading(command)
+            case Unload(model_id=model_id):
+                return self._unload(model_id)
+            case Submit():
+                return self._submit(command)
+            case Cancel(key=key):
+                batch = self._batches.get(self._owner.get(key, ""))
+                return [] if batch is None else list(batch.cancel(key))
+            case Close():
+                self._closing = True
+                return self._fail_everything(EngineClosedError())
+
+    def _submit(self, command: Submit) -> list[Update]:
+        model = command.request.model
+        batch = self._batches.get(model)
+        if batch is None:
+            return [Failed(command.key, _gone(model))]
+        self._owner[command.key] = model
+        return list(batch.add(command.key, command.request))
+
+    # ------------------------------------------------------------ models
+
+    def _begin_loading(self, command: Load) -> list[Update]:
+        try:
+            self._prepare()
+        except (ImportError, OSError) as error:
+            self._states[command.model_id] = "crashed"
+            problem = ModelError(
+                "MLX does not run on this machine",
+                why=str(error),
+                next_step="see which systems are supported in the README",
+            )
+            return [LoadFailed(command.model_id, problem)]
+        from darkbloom_provider.engine.loading import load_steps  # noqa: PLC0415 - imports MLX
+
+        self._states[command.model_id] = "reloading"
+        steps = load_steps(command.path, self._settings.load_step_bytes)
+        self._loading.append(_Loading(command.model_id, steps, self._clock()))
+        return []
+
+    def _prepare(self) -> None:
+        if self._runtime is not None:
+            return
+        self._runtime = runtime.prepare(self._environ)
+        from darkbloom_provider.engine.sampling import Samplers  # noqa: PLC0415 - imports MLX
+
+        self._samplers = Samplers(self._entropy)
+
+    def _load_step(self) -> list[Update]:
+        """One piece of the first model in the line; streams of others go on in between."""
+        if not self._loading:
+            return []
+        loading = self._loading[0]
+        try:
+            next(loading.steps)
+        except StopIteration as done:
+            self._loading.popleft()
+            return self._install(loading, done.value)
+        except ModelError as error:
+            self._loading.popleft()
+            self._states[loading.model_id] = "crashed"
+            return [LoadFailed(loading.model_id, error)]
+        return []
+
+    def _install(self, loading: _Loading, weights: Weights) -> list[Update]:
+        from darkbloom_provider.engine.batch import Batch  # noqa: PLC0415 - imports MLX
+
+        if self._samplers is None:  # pragma: no cover - prepared before any load
+            raise RuntimeError("the engine was not prepared")
+        self._batches[loading.model_id] = Batch(
+            weights,
+            settings=self._settings,
+            samplers=self._samplers,
+            limit_wired=self._limit_wired,
+        )
+        self._states[loading.model_id] = "running"
+        model = LoadedModel(
+            model_id=loading.model_id,
+            context_length=weights.context_length,
+            weight_bytes=weights.weight_bytes,
+            load_seconds=self._clock() - loading.began,
+        )
+        return [Loaded(model)]
+
+    def _unload(self, model_id: str) -> list[Update]:
+        batch = self._batches.pop(model_id, None)
+        if batch is None:
+            return [Unloaded(model_id)]
+        updates: list[Update] = list(batch.fail_all(_gone(model_id)))
+        self._tokens_of_unloaded += batch.tokens_generated
+        batch.close()
+        del batch
+        self._states[model_id] = "idle_shutdown"
+        self._collect()
+        self._limit_wired()
+        return [*updates, Unloaded(model_id)]
+
+    # ------------------------------------------------------------ steps
+
+    def _decode_step(self) -> list[Update]:
+        updates: list[Update] = []
+        for batch in self._batches.values():
+            if batch.busy:
+                updates += batch.step()
+                self._steps += 1
+        return updates
+
+    def _forget_owners(self, updates: list[Update]) -> None:
+        for update in updates:
+            if isinstance(update, Finished | Failed | Released):
+                self._owner.pop(update.key, None)
+
+    def _publish(self) -> None:
+        facts = self._runtime
+        slots = []
+        for model, state in self._states.items():
+            batch = self._batches.get(model)
+            slot = SlotSnapshot(model, state) if batch is None else batch.snapshot(model)
+            slots.append(replace(slot, state=state))
+        self.snapshot = EngineSnapshot(
+            slots=tuple(slots),
+            memory=MemorySnapshot() if facts is None else _memory(metal=facts.metal),
+            device="" if facts is None else facts.device,
+            blas=None if facts is None else facts.blas,
+            steps=self._steps,
+            tokens_generated=self._tokens_of_unloaded
+            + sum(batch.tokens_generated for batch in self._batches.values()),
+        )
+
+    def _limit_wired(self) -> None:
+        if self._runtime is None:
+            return
+        limit = runtime.wired_limit(self._runtime.recommended_bytes, self._settings.wired_limit_gb)
+        if limit is not None:
+            import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+            mx.set_wired_limit(limit)
+
+    # ------------------------------------------------------------ the end
+
+    def _fail_everything(self, error: EngineError) -> list[Update]:
+        updates: list[Update] = []
+        for batch in self._batches.values():
+            updates += batch.fail_all(error)
+        return updates
+
+    def _free_everything(self) -> None:
+        for loading in self._loading:
+            loading.steps.close()
+        self._loading.clear()
+        for batch in self._batches.values():
+            batch.close()
+        self._batches.clear()
+        self._samplers = None
+        if self._runtime is not None:
+            self._collect()
+            import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+            mx.clear_streams()
+
+    def _collect(self) -> None:
+        import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+        gc.collect()
+        mx.clear_cache()
+
+
+def _memory(*, metal: bool) -> MemorySnapshot:
+    import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+    return MemorySnapshot(
+        active_gb=mx.get_active_memory() / 1e9,
+        peak_gb=mx.get_peak_memory() / 1e9,
+        cache_gb=mx.get_cache_memory() / 1e9,
+        source="metal" if metal else "cpu",
+    )
+
+
+def _gone(model: str) -> ModelNotLoadedError:
+    return ModelNotLoadedError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{model} is not in memory on this machine",
+        next_step="try again in a moment",
+    )
