@@ -1,0 +1,179 @@
+"""The daemon's end of the local socket: one route table behind one guard.
+
+Requests that look as if a browser made them are refused, as any web page could otherwise talk to
+the daemon through a proxy that forwards to the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from darkbloom_provider import __version__
+from darkbloom_provider.control import sockets
+from darkbloom_provider.control.models import (
+    DRAIN_PATH,
+    HOST,
+    STATUS_PATH,
+    VERSION_HEADER,
+    DrainReply,
+    DrainRequest,
+    Refusal,
+    StatusReport,
+)
+
+MAX_BODY_BYTES = 64 * 1024
+CLOSE_SECONDS = 1
+"""How long a connection of the command line may hold up the daemon's exit."""
+
+
+class Daemon(Protocol):
+    """What the local socket needs of the daemon. Neither method may wait for anything."""
+
+    def status(self) -> StatusReport:
+        """What the daemon does now."""
+        ...
+
+    def drain(self, deadline_s: float) -> DrainReply:
+        """Begin to stop."""
+        ...
+
+
+def application(daemon: Daemon, version: str = __version__) -> ASGIApp:
+    """The ASGI application of the local socket."""
+
+    async def status(_request: Request) -> Response:
+        return _answer(daemon.status())
+
+    async def drain(request: Request) -> Response:
+        try:
+            wanted = DrainRequest.model_validate_json(await _body(request) or b"{}")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "body"
+            return _answer(Refusal(error=f"{where}: {first['msg']}"), 400)
+        return _answer(daemon.drain(wanted.deadline_s), 202)
+
+    return _Guard(Starlette(routes=_routes(status=status, drain=drain)), version)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _routes(*, status: Handler, drain: Handler) -> list[Route]:
+    return [
+        Route(STATUS_PATH, status, methods=["GET"]),
+        Route(DRAIN_PATH, drain, methods=["POST"]),
+    ]
+
+
+def _answer(model: BaseModel, status_code: int = 200) -> Response:
+    return Response(model.model_dump_json(), status_code, media_type="application/json")
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            return b"!"  # Not JSON: refused as such, whatever follows.
+    return body
+
+
+class _Guard:
+    """Refuses what a browser could send, and puts our version on every answer."""
+
+    def __init__(self, inner: ASGIApp, version: str) -> None:
+        self._inner = inner
+        self._version = version.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def versioned(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (VERSION_HEADER.lower().encode(), self._version),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        if scope["type"] != "http":
+            return
+        if _from_our_client(scope):
+            await self._inner(scope, receive, versioned)
+        else:
+            refusal = Refusal(
+                error="This socket answers the darkbloom command only",
+                next_step="use `darkbloom status`",
+            )
+            await _answer(refusal, 403)(scope, receive, versioned)
+
+
+def _from_our_client(scope: Scope) -> bool:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    names = {name.lower() for name, _ in headers}
+    hosts = [value for name, value in headers if name.lower() == b"host"]
+    return not names & {b"origin", b"referer"} and hosts == [HOST.encode()]
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its signal handling: the supervisor owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
+    """Answer on the Unix socket `path` for as long as the block runs.
+
+    Raises:
+        SocketPathTooLongError: The path does not fit the system's limit.
+        AlreadyRunningError: Another daemon answers there.
+    """
+    listening = sockets.listen(path)
+    server = _QuietServer(
+        uvicorn.Config(
+            application(daemon),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_serve(server, listening), name="control")
+            try:
+                yield
+            finally:
+                server.should_exit = True
+    finally:
+        listening.close()
+
+
+async def _serve(server: uvicorn.Server, listening: sockets.ListeningSocket) -> None:
+    try:
+        await server.serve(sockets=[listening.socket])
+    finally:
+        # uvicorn tidies up on its own way out only, not when it is cancelled.
+        if server.started:
+            for listener in server.servers:
+                listener.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()

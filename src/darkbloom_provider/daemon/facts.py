@@ -1,0 +1,186 @@
+"""What this machine says of itself to a coordinator. Cheap: nothing here waits for anything.
+
+Slow figures (tools of the system, load of the machine) are measured beforehand, off the event
+loop. Nothing is claimed that was not measured, except under `posture = "development"`, which the
+settings allow on loopback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from darkbloom_provider.control.models import JobCounts
+from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.logs import Secret
+from darkbloom_provider.protocol import signed
+from darkbloom_provider.protocol.messages import (
+    BACKEND,
+    AttestationChallenge,
+    AttestationResponse,
+    BackendCapacity,
+    BackendSlot,
+    Hardware,
+    Heartbeat,
+    HeartbeatStats,
+    ModelInfo,
+    PrivacyCapabilities,
+    Register,
+    SystemMetrics,
+)
+
+GB = 10**9
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What was measured at the start and does not change while the daemon runs."""
+
+    hardware: Hardware
+    posture: Posture
+    wallet_address: str
+    machine_id: str = field(repr=False)
+
+
+class Activity(Protocol):
+    """What the facts need of the running daemon. Methods return at once."""
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The models that can answer."""
+        ...
+
+    def warm(self) -> tuple[str, ...]:
+        """Ids of those in memory, the one used last first."""
+        ...
+
+    def token(self) -> Secret | None:
+        """The device token, if an account is linked."""
+        ...
+
+    def counts(self) -> JobCounts:
+        """Requests and tokens since the start."""
+        ...
+
+    def engine(self) -> EngineSnapshot:
+        """The engine as of its last step."""
+        ...
+
+    def capabilities(self) -> PrivacyCapabilities:
+        """What is done for privacy, measured at this moment."""
+        ...
+
+
+class ProviderFacts:
+    """The link's source of facts."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        activity: Activity,
+        *,
+        version: str,
+        public_key: str,
+        signing_key: ec.EllipticCurvePrivateKey | None = None,
+    ) -> None:
+        self._machine = machine
+        self._activity = activity
+        self._version = version
+        self._public_key = public_key
+        # A software key: challenges get a true signature, but without an attestation the
+        # coordinator has no key to check it with. It lasts as long as the process.
+        self._signing_key = signing_key or ec.generate_private_key(ec.SECP256R1())
+        self._metrics = SystemMetrics()
+
+    def registration(self) -> tuple[Register, str | None]:
+        """The register message; no attestation, as there is no Secure Enclave to vouch for it."""
+        token = self._activity.token()
+        register = Register(
+            hardware=self._machine.hardware,
+            models=self._activity.models(),
+            backend=BACKEND,
+            version=self._version,
+            public_key=self._public_key,
+            encrypted_response_chunks=True,
+            wallet_address=self._machine.wallet_address,
+            auth_token=None if token is None else token.reveal(),
+            privacy_capabilities=self._activity.capabilities(),
+            machine_id=self._machine.machine_id,
+        )
+        return register, None
+
+    def heartbeat(self) -> Heartbeat:
+        """What the machine does now."""
+        counts = self._activity.counts()
+        warm = self._activity.warm()
+        return Heartbeat(
+            status="serving" if counts.in_flight else "idle",
+            active_model=warm[0] if warm else None,
+            stats=HeartbeatStats(
+                requests_served=counts.served, tokens_generated=counts.completion_tokens
+            ),
+            warm_models=warm,
+            system_metrics=self._metrics,
+            backend_capacity=capacity(self._activity.engine(), self._machine.hardware.memory_gb),
+        )
+
+    def answer(self, challenge: AttestationChallenge) -> AttestationResponse:
+        """The answer to a challenge. A fact that could not be measured stays absent."""
+        posture = self._machine.posture
+        response = AttestationResponse(
+            nonce=challenge.nonce,
+            signature=signed.sign(
+                self._signing_key, signed.challenge_message(challenge.nonce, challenge.timestamp)
+            ),
+            public_key=self._public_key,
+            hypervisor_active=posture.hypervisor_active,
+            rdma_disabled=posture.rdma_disabled,
+            sip_enabled=posture.sip_enabled,
+            secure_boot_enabled=posture.secure_boot_enabled,
+        )
+        status = signed.sign(self._signing_key, signed.status_message(challenge, response))
+        return response.model_copy(update={"status_signature": status})
+
+    async def keep_fresh(
+        self,
+        sample: Callable[[], SystemMetrics],
+        every_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Measure the machine's load on a thread, again and again, until cancelled."""
+        while True:
+            self._metrics = await asyncio.to_thread(sample)
+            await sleep(every_s)
+
+
+def capacity(engine: EngineSnapshot, memory_gib: int) -> BackendCapacity:
+    """The engine's figures as a heartbeat carries them.
+
+    The coordinator reckons in GiB (its tiers are those of `hardware.memory_gb`), MLX in GB.
+    """
+
+    def gib(figure_gb: float) -> float:
+        return round(figure_gb * GB / GIB, 3)
+
+    return BackendCapacity(
+        slots=tuple(
+            BackendSlot(
+                model=slot.model,
+                state=slot.state,
+                num_running=slot.running,
+                num_waiting=slot.waiting,
+                active_tokens=slot.active_tokens,
+                max_tokens_potential=slot.max_tokens_potential,
+            )
+            for slot in engine.slots
+        ),
+        gpu_memory_active_gb=gib(engine.memory.active_gb),
+        gpu_memory_peak_gb=gib(engine.memory.peak_gb),
+        gpu_memory_cache_gb=gib(engine.memory.cache_gb),
+        total_memory_gb=float(memory_gib),
+    )

@@ -1,0 +1,377 @@
+"""Serves requests: opens the box, asks the engine, seals every piece, reports the end once.
+
+A prompt and its completion live in the job that serves them and nowhere else. Jobs are
+independent: a slow consumer, a failure or a cancellation touches one job only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
+
+from darkbloom_provider import logs
+from darkbloom_provider.control.models import JobCounts
+from darkbloom_provider.daemon.answers import answer_to
+from darkbloom_provider.earnings.journal import JobRecord
+from darkbloom_provider.engine import requests as engine
+from darkbloom_provider.engine.errors import EngineClosedError, EngineError
+from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.link.outbox import ReplyClosedError
+from darkbloom_provider.link.reply import FrameOverLimitError
+from darkbloom_provider.protocol import money, openai, signed
+from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
+from darkbloom_provider.protocol.messages import EncryptedPayload, InferenceRequest, Usage
+from darkbloom_provider.protocol.openai import ChatRequest, FinishReason, InvalidRequestError
+
+MAX_JOBS = 64
+"""Requests held at once. The network sends 12 at most to one machine; more is a fault."""
+REMEMBERED_IDS = 4096
+"""Ids kept, so that a request that comes twice is served once."""
+FLUSH_SECONDS = 0.04
+"""Least time between two chunks of an answer: the network's coordinator drops what piles up."""
+LARGE_BOX = 256 * 1024
+"""Boxes of more characters are opened on a thread, so that the event loop stays free."""
+
+_log = logs.get("daemon.jobs")
+
+
+class Generation(Protocol):
+    """One answer being generated."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None unless the answer is whole."""
+        ...
+
+    @property
+    def usage(self) -> engine.Usage:
+        """What the engine counted so far; final at the end."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[engine.Delta]:
+        """Text as it comes, coalesced while nobody reads."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop generating. Idempotent."""
+        ...
+
+
+class Inference(Protocol):
+    """What jobs need of the engine."""
+
+    def submit(self, request: engine.GenerationRequest) -> Generation:
+        """Take a request, or raise `EngineError`."""
+        ...
+
+
+class Reply(Protocol):
+    """The way back to the coordinator. Every method waits while the connection is busy.
+
+    Each must be ended with `complete` or `error`, unless the job is cancelled or aborted. All raise
+    `ReplyClosedError` once nobody listens any more.
+    """
+
+    async def accepted(self) -> None:
+        """The request is being worked on."""
+        ...
+
+    async def chunk(self, payload: EncryptedPayload, usage: Usage) -> None:
+        """One sealed piece, with the token counts so far."""
+        ...
+
+    async def complete(self, usage: Usage, response_hash: str | None = None) -> None:
+        """The request ended well."""
+        ...
+
+    async def error(self, message: str, status_code: int) -> None:
+        """The request failed."""
+        ...
+
+
+class Books(Protocol):
+    """Where completed jobs are written down."""
+
+    def record(self, record: JobRecord) -> None:
+        """Take a completed job; must not block."""
+        ...
+
+
+class RefusedError(DarkbloomError):
+    """A request this provider does not serve. The message reaches the consumer."""
+
+    def __init__(self, message: str, status_code: HTTPStatus) -> None:
+        super().__init__(message)
+        self.status_code = int(status_code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What jobs are served under."""
+
+    key_pair: KeyPair
+    models: Callable[[], Collection[str]]
+    """Ids of the models that can answer."""
+    prepare: Callable[[str], Awaitable[None]]
+    """Has one of them in memory on return, or raises a `DarkbloomError`."""
+    price: Callable[[str], money.Price]
+    linked: Callable[[], bool]
+    """Whether an account is linked, for the journal."""
+    now: Callable[[], dt.datetime]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    flush_seconds: float = FLUSH_SECONDS
+    max_jobs: int = MAX_JOBS
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: InferenceRequest
+    reply: Reply
+    task: asyncio.Task[None] | None = None
+    model: str | None = None
+    ending: bool = False
+    """The completion is on its way: from here on the job can only be completed."""
+    served: list[str] = field(default_factory=list, repr=False)
+    """Every chunk's text, for the response hash."""
+
+
+class JobRunner:
+    """The link's job sink: one task per request."""
+
+    def __init__(
+        self, inference: Inference, books: Books, terms: Terms, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._inference = inference
+        self._books = books
+        self._terms = terms
+        self._tasks = tasks
+        self._jobs: dict[str, _Job] = {}
+        self._refusals: set[str] = set()
+        self._seen: deque[str] = deque(maxlen=REMEMBERED_IDS)
+        self._counts: Counter[str] = Counter()
+        self._closed_because: str | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ------------------------------------------------------------ what the link calls
+
+    def start(self, request: InferenceRequest, reply: Reply) -> None:
+        """Begin to serve a request. One that runs already is ignored: any answer would end it."""
+        request_id = request.request_id
+        if request_id in self._jobs:
+            _log.warning("request repeated, ignored", request_id=request_id)
+        elif request_id in self._seen:
+            self._turn_away(request_id, reply, "this request was served before")
+        elif self._closed_because is not None:
+            self._turn_away(request_id, reply, self._closed_because)
+        elif len(self._jobs) >= self._terms.max_jobs:
+            self._turn_away(request_id, reply, "this provider is busy")
+        else:
+            self._seen.append(request_id)
+            job = self._jobs[request_id] = _Job(request, reply)
+            self._idle.clear()
+            job.task = self._tasks.create_task(self._run(job), name=f"job {request_id}")
+            # Not in the task: one cancelled before its first step never runs a line.
+            job.task.add_done_callback(lambda task: self._forget(job, task))
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; nothing more is sent. Ids that are unknown or at their end: ignored."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            self._stop(job)
+
+    def abort_all(self, cause: str) -> None:
+        """Stop everything: the connection that the answers belong to is gone."""
+        if self._jobs:
+            _log.warning("requests aborted", cause=cause, requests=len(self._jobs))
+        for job in list(self._jobs.values()):
+            self._stop(job)
+
+    # ------------------------------------------------------------ what the supervisor calls
+
+    def close(self, because: str) -> None:
+        """Refuse new requests from now on; those that run go on. `because` reaches consumers."""
+        self._closed_because = because
+
+    async def idle(self) -> None:
+        """Wait until no request is being served."""
+        await self._idle.wait()
+
+    def counts(self) -> JobCounts:
+        """Requests and tokens since the start."""
+        return JobCounts(in_flight=len(self._jobs), **self._counts)
+
+    def in_flight(self) -> Mapping[str, int]:
+        """Requests being served, by model."""
+        return Counter(job.model for job in self._jobs.values() if job.model is not None)
+
+    # ------------------------------------------------------------ one job
+
+    async def _run(self, job: _Job) -> None:
+        request_id = job.request.request_id
+        try:
+            await self._serve(job)
+        except FrameOverLimitError:
+            self._counts["failed"] += 1  # The reply has told the coordinator.
+        except ReplyClosedError:
+            self._counts["cancelled"] += 1
+        except (RefusedError, InvalidRequestError, EngineError) as error:
+            # Only `what` is meant for consumers; `why` is the owner's.
+            await self._fail(job, error.what, error.status_code)
+            if isinstance(error, EngineClosedError) and self._closed_because is None:
+                raise  # The engine has died: only a new start helps, so the daemon ends.
+        except Exception as error:  # noqa: BLE001 — a fault in one job must not end the others
+            # The text of a foreign exception may quote the request: its type is all that is told.
+            _log.error("request failed", request_id=request_id, error=type(error).__name__)
+            if not job.ending:
+                await self._fail(job, "the request could not be served", 500)
+
+    async def _serve(self, job: _Job) -> None:
+        channel, body = await self._open(job.request)
+        await job.reply.accepted()
+        chat = openai.parse_chat_request(body)
+        if chat.model not in self._terms.models():
+            raise RefusedError("the model is not served here", HTTPStatus.NOT_FOUND)
+        job.model = chat.model
+        await self._prepare(chat.model)
+        generation = self._inference.submit(_generation_request(job.request.request_id, chat))
+        try:
+            usage = await self._stream(job, chat, generation, channel)
+        finally:
+            generation.cancel()
+        await self._complete(job, chat.model, usage)
+
+    async def _prepare(self, model_id: str) -> None:
+        try:
+            await self._terms.prepare(model_id)
+        except EngineError:
+            raise
+        except DarkbloomError:
+            raise RefusedError(
+                "the model could not be loaded", HTTPStatus.SERVICE_UNAVAILABLE
+            ) from None
+
+    async def _open(self, request: InferenceRequest) -> tuple[Channel, bytes]:
+        box = request.encrypted_body
+        if box is None:
+            raise RefusedError("the request is not encrypted", HTTPStatus.BAD_REQUEST)
+        try:
+            channel = Channel(self._terms.key_pair, box.ephemeral_public_key)
+            if len(box.ciphertext) > LARGE_BOX:
+                return channel, await asyncio.to_thread(channel.open, box.ciphertext)
+            return channel, channel.open(box.ciphertext)
+        except BoxError as error:
+            _log.warning("box not opened", request_id=request.request_id, why=error.why)
+            raise RefusedError("the request cannot be opened", HTTPStatus.BAD_REQUEST) from None
+
+    async def _stream(
+        self, job: _Job, chat: ChatRequest, generation: Generation, channel: Channel
+    ) -> Usage:
+        """Send the answer, one chunk per event. Returns what it used."""
+        answer = answer_to(
+            chat, request_id=job.request.request_id, created=int(self._terms.now().timestamp())
+        )
+
+        async def send(text: str, usage: Usage) -> None:
+            job.served.append(text)
+            await job.reply.chunk(channel.payload(text.encode()), usage)
+
+        async for delta in generation:
+            usage = Usage(
+                prompt_tokens=generation.usage.prompt_tokens,
+                completion_tokens=delta.completion_tokens,
+            )
+            for text in answer.delta(delta.text):
+                await send(text, usage)
+                # What is generated meanwhile comes as one delta.
+                await self._terms.sleep(self._terms.flush_seconds)
+        if generation.finish_reason is None:
+            raise RefusedError("the answer was cut short", HTTPStatus.INTERNAL_SERVER_ERROR)
+        counted = generation.usage
+        usage = Usage(
+            prompt_tokens=counted.prompt_tokens, completion_tokens=counted.completion_tokens
+        )
+        for text in answer.end(generation.finish_reason, usage):
+            await send(text, usage)
+        return usage
+
+    async def _complete(self, job: _Job, model: str, usage: Usage) -> None:
+        request_id = job.request.request_id
+        digest = signed.response_hash(request_id, usage.completion_tokens, "".join(job.served))
+        # A cancel that arrives now is the coordinator's usual one after the end, or too late.
+        job.ending = True
+        await job.reply.complete(usage, response_hash=digest)
+        # No await from here on: what was reported is counted and on its way to the journal.
+        self._counts["served"] += 1
+        self._counts["prompt_tokens"] += usage.prompt_tokens
+        self._counts["completion_tokens"] += usage.completion_tokens
+        self._books.record(
+            JobRecord(
+                job_id=request_id,
+                finished_at=self._terms.now(),
+                model=model,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                provider_key=self._terms.key_pair.public_text,
+                linked=self._terms.linked(),
+                estimate_micro_usd=money.cost(
+                    usage.prompt_tokens, usage.completion_tokens, self._terms.price(model)
+                ),
+            )
+        )
+
+    async def _fail(self, job: _Job, message: str, status_code: int) -> None:
+        self._counts["failed"] += 1
+        _log.info("request refused or failed", request_id=job.request.request_id, code=status_code)
+        with contextlib.suppress(ReplyClosedError):
+            await job.reply.error(message, status_code)
+
+    # ------------------------------------------------------------ bookkeeping
+
+    def _stop(self, job: _Job) -> None:
+        if job.task is not None and not job.ending:
+            job.task.cancel()
+
+    def _forget(self, job: _Job, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._counts["cancelled"] += 1
+        del self._jobs[job.request.request_id]
+        if not self._jobs:
+            self._idle.set()
+
+    def _turn_away(self, request_id: str, reply: Reply, why: str) -> None:
+        if len(self._refusals) >= self._terms.max_jobs:
+            # Not even refusals get through: the coordinator's own time-out must do.
+            _log.error("too many requests, dropped", request_id=request_id)
+            return
+        self._counts["failed"] += 1
+        self._refusals.add(request_id)
+        task = self._tasks.create_task(_refuse(reply, why), name=f"refusal {request_id}")
+        task.add_done_callback(lambda _task: self._refusals.discard(request_id))
+
+
+async def _refuse(reply: Reply, why: str) -> None:
+    with contextlib.suppress(ReplyClosedError):
+        await reply.error(why, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _generation_request(request_id: str, chat: ChatRequest) -> engine.GenerationRequest:
+    return engine.GenerationRequest(
+        request_id=request_id,
+        model=chat.model,
+        messages=chat.messages,
+        max_tokens=chat.max_tokens,
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        top_k=chat.top_k,
+        min_p=chat.min_p,
+        seed=chat.seed,
+        repetition_penalty=chat.repetition_penalty,
+        stop=chat.stop,
+    )

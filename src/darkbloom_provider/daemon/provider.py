@@ -1,0 +1,220 @@
+"""The real provider: every part made once, here, and handed to the supervisor.
+
+`run_provider` is what `darkbloom serve` runs; `running` is the same for a program that keeps a
+provider beside other things in its own event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from darkbloom_provider import logs
+from darkbloom_provider.account.credentials import Credentials, CredentialStore
+from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.supervisor import Assignment, Engine, Link, Supervisor, Surroundings
+from darkbloom_provider.earnings.journal import Journal
+from darkbloom_provider.engine import engine
+from darkbloom_provider.host import hardware, identity, metrics, posture, privacy
+from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.privacy import HardeningReport
+from darkbloom_provider.link.clock import waking_clock
+from darkbloom_provider.link.coordinator_link import CoordinatorLink
+from darkbloom_provider.link.session import Timings
+from darkbloom_provider.link.state import LinkState
+from darkbloom_provider.models import store
+from darkbloom_provider.models.catalogue import Catalogue
+from darkbloom_provider.models.store import InstalledModel
+from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.money import Price
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_log = logs.get("daemon")
+
+
+class RealRooms:
+    """This machine, its disk and the network.
+
+    Args:
+        assignment: What the owner asked for.
+        environ: The process's environment.
+        hardening: What was done to protect this process; None if nothing was, in which case the
+            privacy capabilities say so and the network sends no work.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        environ: Mapping[str, str],
+        hardening: HardeningReport | None = None,
+    ) -> None:
+        self._home = assignment.home
+        self._config = assignment.config
+        self._named = bool(assignment.models or assignment.config.backend.models)
+        self._environ = environ
+        self._hardening = hardening
+        self._catalogue = Catalogue.builtin()
+
+    def machine(self) -> Machine:
+        """Measure this machine, with the claims that the settings allow."""
+        measured = posture.measure()
+        if self._config.attestation.posture == "development":
+            measured = posture.development(measured)
+        return Machine(
+            hardware=hardware.detect(),
+            posture=measured,
+            wallet_address=identity.wallet_address(self._home),
+            machine_id=identity.machine_id(self._home),
+        )
+
+    def installed(self) -> Sequence[InstalledModel]:
+        """The models imported under this home.
+
+        Those that the system's Hugging Face cache happens to hold only count if models were asked
+        for by name: nobody wants all of them in memory.
+        """
+        cache = store.hub_cache(self._environ) if self._named else None
+        return store.installed(self._home.models, cache)
+
+    def credentials(self) -> Credentials | None:
+        """The token for the configured coordinator, from the keyring or the file."""
+        return CredentialStore(self._home, self._environ).load(self._config.coordinator.base_url)
+
+    def sample(self) -> SystemMetrics:
+        """How busy the machine is."""
+        return metrics.sample()
+
+    def open_journal(self) -> Journal:
+        """The journal of this home."""
+        return Journal.open(self._home.journal)
+
+    def engine(self) -> AbstractAsyncContextManager[Engine]:
+        """The MLX engine."""
+        return engine.Engine()
+
+    def link(
+        self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
+    ) -> Link:
+        """The session with the configured coordinator."""
+        return CoordinatorLink(
+            url=self._config.coordinator.url,
+            facts=facts,
+            jobs=jobs,
+            clock=waking_clock,
+            random=random.random,
+            on_state=on_state,
+            timings=Timings(heartbeat_s=self._config.coordinator.heartbeat_interval_secs),
+        )
+
+    def price(self, model_id: str) -> Price:
+        """The price in the catalogue."""
+        return self._catalogue.price(model_id)
+
+    def seal(self) -> None:
+        """Close the seal of a hardened process."""
+        if self._hardening is not None:
+            self._hardening.seal.close()
+
+    def capabilities(self, measured: Posture) -> PrivacyCapabilities:
+        """What is done for privacy, measured now. The engine is a thread of this process."""
+        return privacy.capabilities(
+            self._hardening, engine_in_process=True, posture=measured, environ=self._environ
+        )
+
+
+def provider(
+    assignment: Assignment,
+    environ: Mapping[str, str],
+    *,
+    hardening: HardeningReport | None = None,
+    on_serving: Callable[[StatusReport], None] | None = None,
+) -> Supervisor:
+    """A provider made of the real parts, not yet running. Needs a running event loop."""
+    return Supervisor(
+        assignment,
+        RealRooms(assignment, environ, hardening),
+        Surroundings(pid=os.getpid(), now=lambda: dt.datetime.now(dt.UTC), clock=waking_clock),
+        on_serving=on_serving,
+    )
+
+
+async def run_provider(
+    assignment: Assignment,
+    environ: Mapping[str, str],
+    *,
+    hardening: HardeningReport | None = None,
+    on_serving: Callable[[StatusReport], None] | None = None,
+    drain_s: float = DEFAULT_DRAIN_SECONDS,
+) -> None:
+    """Serve until a signal or the local socket says stop. The process's signals are ours.
+
+    Raises:
+        DarkbloomError: Nothing can be served, and why.
+    """
+    supervisor = provider(assignment, environ, hardening=hardening, on_serving=on_serving)
+    with signals_owned(supervisor, drain_s):
+        await supervisor.run()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    assignment: Assignment,
+    environ: Mapping[str, str],
+    *,
+    hardening: HardeningReport | None = None,
+    drain_s: float = DEFAULT_DRAIN_SECONDS,
+) -> AsyncIterator[Supervisor]:
+    """A provider that runs beside the block. Leaving the block drains and stops it.
+
+    It is starting when the block begins: `status()` tells how far it is, `ready` is set when the
+    coordinator has taken it. Should it fail, the block is cancelled and the failure is raised.
+
+    Raises:
+        DarkbloomError: Nothing can be served, and why.
+    """
+    supervisor = provider(assignment, environ, hardening=hardening)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(supervisor.run(), name="provider")
+            try:
+                yield supervisor
+            finally:
+                supervisor.stop(drain_s)
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
+@contextlib.contextmanager
+def signals_owned(supervisor: Supervisor, drain_s: float) -> Iterator[None]:
+    """Let the first stop signal drain the provider and the next one end it at once."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def stop(name: str) -> None:
+        nonlocal asked
+        if asked:
+            _log.warning("second stop signal: running requests are cut", signal=name)
+            supervisor.force()
+        else:
+            asked = True
+            _log.info("stop signal: finishing what runs", signal=name, deadline_s=drain_s)
+            supervisor.stop(drain_s)
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number.name)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,181 @@
+"""The models this machine serves: which ones, and how far each one's load has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from darkbloom_provider import logs
+from darkbloom_provider.config import BackendSection
+from darkbloom_provider.control.models import ModelState
+from darkbloom_provider.errors import DarkbloomError, ModelError
+from darkbloom_provider.models.store import InstalledModel
+from darkbloom_provider.protocol.messages import ModelInfo
+
+IMPORT_HINT = "import one: `darkbloom models import PATH.gguf`"
+
+GB = 10**9
+_SERVABLE = frozenset({"ready", "idle", "loading"})
+
+_log = logs.get("daemon.slots")
+
+
+class Loader(Protocol):
+    """What loading needs of the engine."""
+
+    async def load(self, model_id: str, path: Path) -> object:
+        """Bring a model into memory, or raise a `DarkbloomError`."""
+        ...
+
+    async def unload(self, model_id: str) -> None:
+        """Free a model's memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to serve, and what was left out with the reason."""
+
+    models: tuple[InstalledModel, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def choose(
+    installed: Sequence[InstalledModel],
+    settings: BackendSection,
+    *,
+    named: Sequence[str] = (),
+    all_models: bool = False,
+) -> Choice:
+    """Which of the installed models to serve.
+
+    Models named on the command line win over the settings; without either, or with `all_models`,
+    it is every installed one. No more than `max_model_slots` are served.
+
+    Raises:
+        ModelError: None is installed, or one that was asked for is not.
+    """
+    by_id = {model.id: model for model in installed}
+    if not by_id:
+        raise ModelError("No models are installed on this machine", next_step=IMPORT_HINT)
+    wanted = list(dict.fromkeys(named)) or ([] if all_models else list(settings.models))
+    for model_id in wanted:
+        if model_id not in by_id:
+            raise ModelError(
+                f"The model {model_id} is not installed",
+                why=f"installed: {', '.join(by_id)}",
+                next_step=f"{IMPORT_HINT}, or name one of those",
+            )
+    models = [by_id[model_id] for model_id in wanted or by_id]
+    room = settings.max_model_slots
+    return Choice(
+        tuple(models[:room]),
+        tuple(f"{model.id} is not served: max_model_slots is {room}" for model in models[room:]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One model to serve, as of now."""
+
+    model: InstalledModel
+    state: ModelState = "waiting"
+    detail: str | None = None
+    used_at: float = 0.0
+    """When a request last asked for it, or when it was loaded; seconds of the clock."""
+
+
+class ModelSlots:
+    """Loads the chosen models one after the other, unloads idle ones, knows which can answer."""
+
+    def __init__(self, models: Sequence[InstalledModel], clock: Callable[[], float]) -> None:
+        self._slots = {model.id: Slot(model) for model in models}
+        self._clock = clock
+
+    def snapshot(self) -> tuple[Slot, ...]:
+        """Every slot as of now."""
+        return tuple(self._slots.values())
+
+    def warm(self) -> tuple[str, ...]:
+        """Ids of the models in memory, the one used last first."""
+        slots = sorted(self._slots.values(), key=lambda slot: slot.used_at, reverse=True)
+        return tuple(slot.model.id for slot in slots if slot.state == "ready")
+
+    def servable(self) -> tuple[str, ...]:
+        """Ids of the models that can answer, if need be after loading them."""
+        return tuple(i for i, slot in self._slots.items() if slot.state in _SERVABLE)
+
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """The models that can answer, as they are registered."""
+        models = (self._slots[model_id].model for model_id in self.servable())
+        return tuple(
+            ModelInfo(
+                id=model.id,
+                size_bytes=model.size_bytes,
+                model_type=model.model_type,
+                quantization=model.quantization,
+            )
+            for model in models
+        )
+
+    async def load_all(self, engine: Loader) -> None:
+        """Load every model; one that fails does not keep the others from serving.
+
+        Raises:
+            DarkbloomError: None could be loaded; the first one's reason.
+        """
+        failures: list[DarkbloomError] = []
+        for model_id in self._slots:
+            try:
+                await self._load(engine, model_id)
+            except DarkbloomError as error:
+                failures.append(error)
+                self._set(model_id, "failed", str(error))
+        if failures and not self.servable():
+            raise failures[0]
+
+    async def prepare(self, engine: Loader, model_id: str) -> None:
+        """Note that a servable model is asked for, and have it in memory on return.
+
+        Raises:
+            DarkbloomError: It cannot be loaded again; the next request tries anew.
+        """
+        slot = self._slots[model_id]
+        self._slots[model_id] = replace(slot, used_at=self._clock())
+        if slot.state == "ready":
+            return
+        try:
+            await self._load(engine, model_id)
+        except DarkbloomError as error:
+            self._set(model_id, "idle", f"the last load failed: {error}")
+            raise
+
+    async def unload_idle(
+        self, engine: Loader, idle_s: float, in_flight: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Unload every model that nobody has asked for in `idle_s` seconds."""
+        for model_id, slot in list(self._slots.items()):
+            unused_s = self._clock() - slot.used_at
+            if slot.state != "ready" or unused_s < idle_s or in_flight().get(model_id):
+                continue
+            # Before the first wait: a request that comes meanwhile loads it again, in order.
+            self._set(model_id, "idle")
+            _log.info("model unloaded, idle", model=model_id, unused_s=round(unused_s))
+            await engine.unload(model_id)
+
+    async def _load(self, engine: Loader, model_id: str) -> None:
+        model = self._slots[model_id].model
+        self._set(model_id, "loading", f"reading {model.size_bytes / GB:.2f} GB of weights")
+        try:
+            await engine.load(model_id, model.path)
+        except DarkbloomError as error:
+            _log.error("model not loaded", model=model_id, why=str(error))
+            raise
+        self._set(model_id, "ready")
+        self._slots[model_id] = replace(self._slots[model_id], used_at=self._clock())
+        _log.info("model loaded", model=model_id)
+
+    def _set(self, model_id: str, state: ModelState, detail: str | None = None) -> None:
+        self._slots[model_id] = replace(self._slots[model_id], state=state, detail=detail)

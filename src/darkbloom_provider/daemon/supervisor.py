@@ -1,0 +1,390 @@
+"""The daemon's life: start in order, serve, drain, stop; and what it tells while it lives.
+
+Order of the start: lock on the home → control socket → machine measured → journal → models
+loaded → link. Everything is released in the opposite order, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from darkbloom_provider import __version__, logs
+from darkbloom_provider.account.credentials import Credentials
+from darkbloom_provider.config import Config
+from darkbloom_provider.control.models import (
+    DEFAULT_DRAIN_SECONDS,
+    DrainReply,
+    JobCounts,
+    Phase,
+    StatusReport,
+)
+from darkbloom_provider.control.server import serving
+from darkbloom_provider.daemon import books, slots
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.instance import single_instance
+from darkbloom_provider.daemon.jobs import Inference, JobRunner, Terms
+from darkbloom_provider.daemon.slots import ModelSlots
+from darkbloom_provider.daemon.state import DaemonState, Moment, report
+from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.link import state as link_state
+from darkbloom_provider.link.state import LinkState
+from darkbloom_provider.logs import Secret
+from darkbloom_provider.models.store import InstalledModel
+from darkbloom_provider.paths import Home
+from darkbloom_provider.protocol.boxes import KeyPair
+from darkbloom_provider.protocol.messages import ModelInfo, PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.money import Price
+
+SHUTTING_DOWN = "this provider is shutting down"
+IDLE_CHECK_SECONDS = 15.0
+SETTLE_SECONDS = 5.0
+"""How long cancelled requests may take to let go of the engine before it is closed over them."""
+
+_log = logs.get("daemon")
+
+
+class Engine(Inference, slots.Loader, Protocol):
+    """What the daemon needs of the engine."""
+
+    def snapshot(self) -> EngineSnapshot:
+        """The engine as of its last step; never waits."""
+        ...
+
+
+class Link(Protocol):
+    """What the daemon needs of the session with the coordinator."""
+
+    @property
+    def state(self) -> LinkState:
+        """Where the link is."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the session going until cancelled or drained."""
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new work, finish what runs within `deadline_s` seconds, hang up."""
+        ...
+
+
+class Rooms(Protocol):
+    """The parts a daemon is made of.
+
+    `machine`, `installed`, `credentials`, `sample` and `open_journal` may block: they are called on
+    a thread. The others return at once.
+    """
+
+    def machine(self) -> Machine:
+        """Measure this machine."""
+        ...
+
+    def installed(self) -> Sequence[InstalledModel]:
+        """The models on this machine."""
+        ...
+
+    def credentials(self) -> Credentials | None:
+        """What links this machine to an account."""
+        ...
+
+    def sample(self) -> SystemMetrics:
+        """How busy the machine is."""
+        ...
+
+    def open_journal(self) -> books.Journal:
+        """The local record of completed jobs."""
+        ...
+
+    def engine(self) -> AbstractAsyncContextManager[Engine]:
+        """The engine, closed with the context."""
+        ...
+
+    def link(
+        self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
+    ) -> Link:
+        """The session with the coordinator, not yet running."""
+        ...
+
+    def price(self, model_id: str) -> Price:
+        """What a model pays."""
+        ...
+
+    def seal(self) -> None:
+        """Everything that loads native code is loaded: allow no more of it."""
+        ...
+
+    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
+        """What is done for privacy, measured now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What the owner asked this daemon to do."""
+
+    home: Home
+    config: Config
+    models: tuple[str, ...] = ()
+    """Ids named on the command line; empty means what the settings say."""
+    all_models: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Time and identity of the process."""
+
+    pid: int
+    now: Callable[[], dt.datetime]
+    clock: Callable[[], float]
+    """The link's clock, in seconds."""
+
+
+class Supervisor:
+    """One daemon. `run()` lives as long as it does; the other methods return at once."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        rooms: Rooms,
+        around: Surroundings,
+        *,
+        on_serving: Callable[[StatusReport], None] | None = None,
+    ) -> None:
+        self._assignment = assignment
+        self._rooms = rooms
+        self._around = around
+        self._on_serving = on_serving
+        self._started_at = around.now()
+        self._key_pair = KeyPair.generate()
+        self.phase: Phase = "starting"
+        self.ready = asyncio.Event()
+        """Set once the coordinator has taken the registration for the first time."""
+        self._stopping = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._drain_s = DEFAULT_DRAIN_SECONDS
+        self._life: asyncio.Task[None] | None = None
+        self._machine: Machine | None = None
+        self._credentials: Credentials | None = None
+        self._slots = ModelSlots((), around.clock)
+        self._warnings: tuple[str, ...] = ()
+        self._books: books.Books | None = None
+        self._engine: Engine | None = None
+        self._jobs: JobRunner | None = None
+        self._link: Link | None = None
+
+    # ------------------------------------------------------------ asked from outside
+
+    def status(self) -> StatusReport:
+        """What the daemon does now, from memory alone."""
+        jobs, link, machine = self._jobs, self._link, self._machine
+        settings = self._assignment.config
+        state = DaemonState(
+            version=__version__,
+            pid=self._around.pid,
+            phase=self.phase,
+            started_at=self._started_at,
+            coordinator_url=settings.coordinator.url,
+            link=None if link is None else link.state,
+            linked=self._credentials is not None,
+            account_id=None if self._credentials is None else self._credentials.account_id,
+            wallet_address=None if machine is None else machine.wallet_address,
+            posture_setting=settings.attestation.posture,
+            posture=None if machine is None else machine.posture,
+            slots=self._slots.snapshot(),
+            jobs=JobCounts() if jobs is None else jobs.counts(),
+            in_flight={} if jobs is None else jobs.in_flight(),
+            books=None if self._books is None else self._books.snapshot(),
+            warnings=self._warnings,
+        )
+        return report(state, Moment(self._around.now(), self._around.clock()))
+
+    def drain(self, deadline_s: float) -> DrainReply:
+        """Begin to stop; for the local socket."""
+        self.stop(deadline_s)
+        return DrainReply(
+            pid=self._around.pid,
+            in_flight=0 if self._jobs is None else self._jobs.counts().in_flight,
+        )
+
+    def stop(self, deadline_s: float = DEFAULT_DRAIN_SECONDS) -> None:
+        """Take no more work, finish what runs within `deadline_s` seconds, end `run()`.
+
+        Asked again, the later deadline counts if it is nearer.
+        """
+        again = self._stopping.is_set()
+        self._drain_s = deadline_s
+        self._stopping.set()
+        if self.phase in {"starting", "loading"}:
+            self.force()  # Nothing is being served: there is nothing to wait for.
+        elif again and self._link is not None and self._tasks is not None:
+            self._tasks.create_task(self._link.drain(deadline_s), name="drain again")
+
+    def force(self) -> None:
+        """End `run()` now; requests that run are cut."""
+        self._stopping.set()
+        if self._life is not None:
+            self._life.cancel()
+
+    # ------------------------------------------------------------ the facts' source
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The models that can answer."""
+        return self._slots.infos()
+
+    def warm(self) -> tuple[str, ...]:
+        """Ids of those in memory, the one used last first."""
+        return self._slots.warm()
+
+    def token(self) -> Secret | None:
+        """The device token, if an account is linked."""
+        return None if self._credentials is None else self._credentials.token
+
+    def counts(self) -> JobCounts:
+        """Requests and tokens since the start."""
+        return JobCounts() if self._jobs is None else self._jobs.counts()
+
+    def engine(self) -> EngineSnapshot:
+        """The engine as of its last step."""
+        return EngineSnapshot() if self._engine is None else self._engine.snapshot()
+
+    def capabilities(self) -> PrivacyCapabilities:
+        """What is done for privacy, measured now."""
+        if self._machine is None:
+            return PrivacyCapabilities()
+        return self._rooms.capabilities(self._machine.posture)
+
+    # ------------------------------------------------------------ the life
+
+    async def run(self) -> None:
+        """Live until stopped.
+
+        Raises:
+            AlreadyRunningError: Another daemon holds the home.
+            ModelError: No model to serve.
+            DarkbloomError: Another reason why nothing can be served.
+        """
+        home = self._assignment.home
+        try:
+            with single_instance(home.pid_file, self._around.pid):
+                async with asyncio.TaskGroup() as tasks, serving(self, home.control_socket):
+                    self._tasks = tasks
+                    if not self._stopping.is_set():
+                        self._life = tasks.create_task(self._live(tasks), name="provider")
+                        await asyncio.wait([self._life])
+                _log.info("provider stopped")
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+        finally:
+            self._tasks = None
+            self.phase = "stopped"
+
+    async def _live(self, tasks: asyncio.TaskGroup) -> None:
+        settings = self._assignment.config
+        self._machine = await asyncio.to_thread(self._rooms.machine)
+        self._tell_posture(self._machine.posture)
+        choice = slots.choose(
+            await asyncio.to_thread(self._rooms.installed),
+            settings.backend,
+            named=self._assignment.models,
+            all_models=self._assignment.all_models,
+        )
+        self._slots = ModelSlots(choice.models, self._around.clock)
+        self._warn(*choice.left_out)
+        self._credentials = await asyncio.to_thread(self._rooms.credentials)
+        async with books.opened(
+            self._rooms.open_journal,
+            tasks,
+            provider_key=self._key_pair.public_text,
+            now=self._around.now(),
+        ) as self._books:
+            self.phase = "loading"
+            async with self._rooms.engine() as engine:
+                self._engine = engine
+                await self._slots.load_all(engine)
+                self._rooms.seal()
+                await self._serve(engine, self._machine, self._books, tasks)
+
+    async def _serve(
+        self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
+    ) -> None:
+        terms = Terms(
+            key_pair=self._key_pair,
+            models=self._slots.servable,
+            prepare=functools.partial(self._slots.prepare, engine),
+            price=self._rooms.price,
+            linked=lambda: self._credentials is not None,
+            now=self._around.now,
+        )
+        facts = ProviderFacts(
+            machine, self, version=__version__, public_key=self._key_pair.public_text
+        )
+        jobs = self._jobs = JobRunner(engine, written, terms, tasks)
+        link = self._link = self._rooms.link(facts, jobs, self._link_changed)
+        background = [
+            tasks.create_task(
+                facts.keep_fresh(
+                    self._rooms.sample, self._assignment.config.coordinator.heartbeat_interval_secs
+                ),
+                name="metrics",
+            ),
+            tasks.create_task(self._unload_idle(engine, jobs), name="idle models"),
+            tasks.create_task(link.run(), name="link"),
+        ]
+        self.phase = "serving"
+        if self._on_serving is not None:
+            self._on_serving(self.status())
+        try:
+            await self._stopping.wait()
+            self.phase = "draining"
+            _log.info("draining", requests=jobs.counts().in_flight, deadline_s=self._drain_s)
+            jobs.close(SHUTTING_DOWN)
+            await link.drain(self._drain_s)
+        finally:
+            jobs.close(SHUTTING_DOWN)
+            jobs.abort_all(SHUTTING_DOWN)
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(jobs.idle(), SETTLE_SECONDS)
+
+    # ------------------------------------------------------------ small duties
+
+    async def _unload_idle(self, engine: Engine, jobs: JobRunner) -> None:
+        minutes = self._assignment.config.backend.idle_timeout_mins
+        while minutes:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
+            await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+
+    def _link_changed(self, state: LinkState) -> None:
+        if state.phase is link_state.Phase.REGISTERED:
+            self.ready.set()
+
+    def _warn(self, *warnings: str) -> None:
+        for warning in warnings:
+            _log.warning(warning)
+        self._warnings += warnings
+
+    def _tell_posture(self, posture: Posture) -> None:
+        _log.info("posture", kind=self._assignment.config.attestation.posture)
+        if posture.claimed:
+            self._warn(
+                'posture = "development": claimed without being true here: '
+                + ", ".join(sorted(posture.claimed))
+            )
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that brought a task group down, taken out of its wrapping."""
+    cause: BaseException = group
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause
