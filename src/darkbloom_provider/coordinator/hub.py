@@ -1,0 +1,282 @@
+"""The middle of the network: which providers are here, who serves which request, and who is paid.
+
+The hub owns the registry and the waiting room. Conversations tell it what providers say; the
+inference endpoint asks it for a place. Everything here runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+from darkbloom_provider import logs
+from darkbloom_provider.coordinator.attempts import (
+    Attempt,
+    AttemptFailedError,
+    ConsumerLeftError,
+    InvalidChunkError,
+    SlowConsumerError,
+    provider_failure,
+)
+from darkbloom_provider.coordinator.consumer import Consumer
+from darkbloom_provider.coordinator.registry import Registry, Session
+from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
+from darkbloom_provider.coordinator.settings import Settings
+from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.coordinator.tab import Tab
+from darkbloom_provider.coordinator.waiting import Placement, WaitingRoom, unavailable
+from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.protocol.messages import (
+    Cancel,
+    InferenceAccepted,
+    InferenceComplete,
+    InferenceError,
+    InferenceResponseChunk,
+)
+
+JobMessage = InferenceAccepted | InferenceResponseChunk | InferenceComplete | InferenceError
+
+REPLACED: Final = "replaced by new connection from same device"
+
+_log = logs.get("coordinator")
+
+
+@dataclass(slots=True)
+class _OpenRequests:
+    """How many consumer requests are being served, and when there are none."""
+
+    count: int = 0
+    none: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self.none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if self.count == 0:
+            self.none.set()
+
+
+class Hub:
+    """See the module."""
+
+    def __init__(self, settings: Settings, sources: Sources) -> None:
+        self.registry = Registry()
+        self.timing = settings.timing
+        self.limits = settings.limits
+        self.policy = settings.policy
+        self.sources = sources
+        self.rules = Rules(settings.policy.min_trust, settings.timing.challenge_fresh)
+        self.requests = _OpenRequests()
+        self.requests.none.set()
+        self._waiting = WaitingRoom(settings.limits.queue_per_model)
+        self._stopping = False
+
+    # ------------------------------------------------------------ life
+
+    async def evict_forever(self) -> None:
+        """Drop providers that have fallen silent. Their sockets stay open, as in the network."""
+        while True:
+            await asyncio.sleep(self.timing.eviction_scan)
+            self.evict()
+
+    def evict(self) -> None:
+        """Drop every provider whose last heartbeat is too old."""
+        now = self.sources.monotonic()
+        for session in self.registry:
+            if now - session.heartbeat_at > self.timing.eviction_age:
+                self.drop(session, "it sent no heartbeat")
+
+    async def stop(self) -> None:
+        """End every request with a typed error, and wait until its books are closed."""
+        self._stopping = True
+        self._waiting.refuse_all(_stopping())
+        for session in self.registry:
+            for attempt in list(session.attempts.values()):
+                attempt.end(_stopping())
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until no request is open, for as long as the settings allow."""
+        try:
+            async with asyncio.timeout(self.timing.stop_grace):
+                await self.requests.none.wait()
+        except TimeoutError:
+            _log.warning("requests_cut_off", count=self.requests.count)
+
+    # ------------------------------------------------------------ providers
+
+    async def join(self, session: Session) -> None:
+        """Take in a provider. An older connection of the same attested machine is closed."""
+        if session.attested and session.serial is not None:
+            for other in self.registry:
+                if other.attested and other.serial == session.serial:
+                    self.drop(other, "it was replaced by a new connection")
+                    if other.wire is not session.wire:
+                        await other.wire.close(1000, REPLACED)
+        self.registry.add(session)
+        _log.info(
+            "provider_registered",
+            session=session.id,
+            trust=session.trust,
+            linked=session.account_id is not None,
+            models=len(session.models),
+        )
+
+    def drop(self, session: Session, why: str) -> None:
+        """Forget a provider; what it was working on fails. Again is harmless."""
+        if session in self.registry:
+            self.registry.remove(session)
+            _log.info("provider_gone", session=session.id, reason=why)
+        for attempt in list(session.attempts.values()):
+            self._fail(session, attempt, AttemptFailedError("the provider disconnected"))
+
+    def serve_waiting(self) -> None:
+        """Something has changed for the better: place whoever waits."""
+        self._waiting.serve(self.place)
+
+    async def hear(self, session: Session, message: JobMessage) -> None:
+        """What a provider says about a job. Late words and unknown jobs are ignored."""
+        attempt = session.attempts.get(message.request_id)
+        if attempt is None:
+            return
+        match message:
+            case InferenceAccepted():
+                attempt.accept()
+            case InferenceResponseChunk():
+                await self._take_chunk(session, attempt, message)
+            case InferenceError():
+                self._fail(session, attempt, provider_failure(message.error, message.status_code))
+            case InferenceComplete():
+                await self._complete(session, attempt, message)
+
+    async def _take_chunk(
+        self, session: Session, attempt: Attempt, chunk: InferenceResponseChunk
+    ) -> None:
+        try:
+            if attempt.offer(chunk):
+                return
+        except InvalidChunkError as error:
+            _log.error("provider_untrusted", session=session.id, reason=str(error))
+            session.distrust()
+            self._fail(session, attempt, AttemptFailedError("the provider sent an invalid answer"))
+            return
+        # The consumer's fault, not the provider's: stop it now, the consumer may take minutes.
+        session.attempts.pop(attempt.job_id, None)
+        attempt.end(SlowConsumerError())
+        await session.wire.send(Cancel(request_id=attempt.job_id), self.timing.write_cancel)
+
+    async def _complete(
+        self, session: Session, attempt: Attempt, message: InferenceComplete
+    ) -> None:
+        # Out of the list first: a second completion finds nothing.
+        session.attempts.pop(attempt.job_id, None)
+        try:
+            await attempt.tab.settle(attempt.job_id, session.serving, message.usage)
+        except DarkbloomError as error:
+            _log.error("settlement_failed", job=attempt.job_id, reason=error.why or error.what)
+            attempt.end(
+                AttemptFailedError(
+                    "the coordinator could not settle this request",
+                    status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+                    kind="internal_error",
+                )
+            )
+        else:
+            session.jobs_completed += 1
+            attempt.end(message)
+        self.serve_waiting()
+
+    def _fail(self, session: Session, attempt: Attempt, error: AttemptFailedError) -> None:
+        session.attempts.pop(attempt.job_id, None)
+        session.jobs_failed += 1
+        attempt.end(error)
+        _log.warning("job_failed", session=session.id, job=attempt.job_id, status=error.status_code)
+        self.serve_waiting()
+
+    # ------------------------------------------------------------ requests
+
+    def place(self, demand: Demand, tab: Tab) -> Placement | None:
+        """Take a place for a request at the best provider, or None if there is none now."""
+        if self._stopping:
+            return None
+        now = self.sources.monotonic()
+        chosen = choose(
+            self.registry.candidates(), demand, self.rules, now=now, chance=self.sources.chance
+        )
+        session = None if chosen is None else self.registry.get(chosen.session_id)
+        if session is None:
+            return None
+        attempt = Attempt(
+            job_id=self.sources.new_id(),
+            provider_key=session.public_key,
+            load=InFlight(demand.model, demand.max_output_tokens),
+            tab=tab,
+            buffer_bytes=self.limits.job_buffer_bytes,
+        )
+        session.attempts[attempt.job_id] = attempt
+        return Placement(session, attempt)
+
+    async def place_or_wait(self, demand: Demand, tab: Tab, consumer: Consumer) -> Placement:
+        """As `place`, waiting for a provider to come free.
+
+        Raises:
+            AttemptFailedError: The queue is full, or nobody came free in time (503).
+            ConsumerLeftError: The caller did not wait.
+        """
+        if self._stopping:
+            raise _stopping()
+        placement = self.place(demand, tab)
+        if placement is not None:
+            return placement
+        waiter = self._waiting.enter(demand, tab)
+        try:
+            with consumer.interrupts(lambda: waiter.refuse(ConsumerLeftError())):
+                await asyncio.wait({waiter.placed}, timeout=self.timing.queue_wait)
+        except asyncio.CancelledError:
+            if waiter.placed.done() and waiter.placed.exception() is None:
+                self._vacate(waiter.placed.result())
+            raise
+        finally:
+            self._waiting.leave(waiter)
+        if not waiter.placed.done():
+            raise unavailable(f"queue timeout: {self._why_nobody(demand)}")
+        return waiter.placed.result()
+
+    async def release(self, placement: Placement) -> None:
+        """A request is over at this provider: give the place back and say so on the wire.
+
+        The network sends `cancel` after every request, so that a provider never works for nobody.
+        """
+        self._vacate(placement)
+        if placement.session in self.registry:
+            cancel = Cancel(request_id=placement.attempt.job_id)
+            await placement.session.wire.send(cancel, self.timing.write_cancel)
+
+    def _vacate(self, placement: Placement) -> None:
+        placement.session.attempts.pop(placement.attempt.job_id, None)
+        self.serve_waiting()
+
+    def count_failure(self, placement: Placement) -> None:
+        """The provider was silent for too long."""
+        placement.session.jobs_failed += 1
+
+    def _why_nobody(self, demand: Demand) -> str:
+        now = self.sources.monotonic()
+        reasons = explain_all(self.registry.candidates(), demand, self.rules, now)
+        _log.warning("no_provider", model=demand.model, reasons=dict(reasons))
+        if not reasons:
+            return "no provider is connected"
+        serving = [why for why in reasons.values() if "does not serve this model" not in why]
+        return "every provider is busy or not ready" if serving else "no provider serves this model"
+
+
+def _stopping() -> AttemptFailedError:
+    return AttemptFailedError(
+        "the coordinator is stopping",
+        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+        kind="server_error",
+    )

@@ -1,0 +1,148 @@
+"""What a `register` message is worth: a session with its figures clamped and its claims checked.
+
+A registration is never refused and never answered: what cannot be believed is left out, and the
+provider is then not routed to, or not credited to an account.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from darkbloom_provider import logs
+from darkbloom_provider.coordinator import accounts, ledger, sweep
+from darkbloom_provider.coordinator.challenges import runtime_mismatches
+from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.registry import Session, Wire, clamped_hardware, speeds
+from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.models.catalogue import Catalogue
+from darkbloom_provider.protocol import attestation
+from darkbloom_provider.protocol.attestation import Judgement
+from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
+from darkbloom_provider.protocol.messages import ModelInfo, Register
+
+_MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_NONE: Final = Judgement(blob=None, problem="there is none")
+
+_log = logs.get("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """Turns registrations into sessions."""
+
+    database: Database
+    catalogue: Catalogue
+    policy: Policy
+    sources: Sources
+
+    async def admit(self, register: Register, wire: Wire) -> Session:
+        """A session for a provider that has just registered on `wire`.
+
+        Raises:
+            LedgerUnavailableError: Accounts cannot be looked up now.
+        """
+        key = usable_key(register.public_key)
+        judgement = (
+            _NONE
+            if register.attestation is None
+            else attestation.judge(register.attestation, register.public_key)
+        )
+        if register.attestation is not None and not judgement.valid:
+            _log.warning("attestation_invalid", reason=judgement.problem)
+        machine = machine_identity(register, judgement)
+        wallet = ledger.wallet_account(register.wallet_address)
+        account = await self._link(register.auth_token, wallet, machine)
+        token = register.auth_token if account is not None else None
+        decode, prefill = speeds(register)
+        return Session(
+            id=self.sources.new_id(),
+            wire=wire,
+            version=register.version or "",
+            backend=register.backend,
+            hardware=clamped_hardware(register.hardware),
+            models=listed_models(register.models, self.catalogue),
+            public_key=key,
+            encrypted_chunks=register.encrypted_response_chunks,
+            privacy=register.privacy_capabilities,
+            decode_tps=decode,
+            prefill_tps=prefill,
+            registered_at=self.sources.now(),
+            heartbeat_at=self.sources.monotonic(),
+            account_id=account,
+            token_sha256=accounts.digest(token) if token is not None else None,
+            wallet_address=wallet,
+            machine_id=machine,
+            trust="self_signed" if judgement.valid else "none",
+            attestation=judgement.blob,
+            attested=judgement.valid,
+            runtime_verified=not runtime_mismatches(register, self.policy),
+        )
+
+    async def _link(self, token: str | None, wallet: str | None, machine: str | None) -> str | None:
+        """The account to credit, with what the wallet had earned moved to it."""
+        now = self.sources.now()
+        account, swept = await self.database.write(
+            lambda connection: _link(connection, token, wallet, machine, now)
+        )
+        if token is not None and account is None:
+            _log.warning("device_token_unknown", wallet=wallet)
+        if swept is not None and swept.verdict != "nothing":
+            _log.info(
+                "wallet_sweep",
+                verdict=swept.verdict,
+                amount_micro_usd=swept.amount,
+                jobs=swept.jobs,
+            )
+        return account
+
+
+def _link(
+    connection: Connection,
+    token: str | None,
+    wallet: str | None,
+    machine: str | None,
+    now: datetime,
+) -> tuple[str | None, sweep.Sweep | None]:
+    account = accounts.account_for_device_token(connection, token) if token else None
+    if account is None:
+        sweep.observe_wallet(connection, address=wallet, machine_id=machine, now=now)
+        return None, None
+    return account, sweep.wallet_sweep(
+        connection, address=wallet, account_id=account, machine_id=machine, now=now
+    )
+
+
+def usable_key(public_key: str) -> str:
+    """The X25519 key as it was sent, or an empty text if nothing can be sealed for it."""
+    try:
+        Channel(KeyPair.generate(), public_key)
+    except BoxError as error:
+        _log.warning("public_key_unusable", reason=error.why)
+        return ""
+    return public_key
+
+
+def machine_identity(register: Register, judgement: Judgement) -> str | None:
+    """What this machine is known by: its attested serial or key, else its own random identity."""
+    if judgement.valid and judgement.blob is not None:
+        return judgement.blob.serial_number or judgement.blob.public_key
+    claimed = register.machine_id or ""
+    return claimed if _MACHINE_ID.fullmatch(claimed) else None
+
+
+def listed_models(models: tuple[ModelInfo, ...], catalogue: Catalogue) -> tuple[ModelInfo, ...]:
+    """The models that the catalogue offers, each once, without those of the wrong weights."""
+    listed = {entry.id: entry.weight_hash for entry in catalogue.entries if entry.active}
+    kept = {
+        model.id: model
+        for model in models
+        if model.id in listed
+        and not (model.weight_hash and listed[model.id] and model.weight_hash != listed[model.id])
+    }
+    return tuple(kept.values())

@@ -1,0 +1,124 @@
+"""What an operator can set on the embedded coordinator, and the network's own figures as defaults.
+
+Every duration is here, so that a test can shorten it and nothing waits on a constant.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from darkbloom_provider.errors import UsageError
+from darkbloom_provider.logs import Secret
+
+DEFAULT_PORT = 8080
+
+TrustLevel = Literal["none", "self_signed", "hardware"]
+"""How sure the coordinator is that a provider is the machine it says it is."""
+
+TRUST_RANK: dict[TrustLevel, int] = {"none": 0, "self_signed": 1, "hardware": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's rules about money and about who may serve."""
+
+    fee_percent: int = 0
+    """The platform's share of every job, 0-100; owners get all of it by default."""
+    minimum_charge_micro_usd: int = 0
+    """The least that a request costs."""
+    min_trust: TrustLevel = "none"
+    """Providers below this level get no work."""
+    accepted_python_hashes: frozenset[str] = frozenset()
+    """SHA-256 hex of accepted interpreters. Empty: not checked."""
+    accepted_runtime_hashes: frozenset[str] = frozenset()
+    """SHA-256 hex of accepted runtimes. Empty: not checked."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fee_percent <= 100:  # noqa: PLR2004 - a percentage
+            raise UsageError(
+                f"A platform fee of {self.fee_percent} % makes no sense",
+                next_step="give a whole number from 0 to 100",
+            )
+        if self.minimum_charge_micro_usd < 0:
+            raise UsageError("The minimum charge is negative", next_step="give 0 or more micro-USD")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every wait of the coordinator, in seconds. The defaults are the network's own figures."""
+
+    accept: float = 10
+    """Dispatch to first chunk or acceptance; then the next provider is tried."""
+    idle: float = 600
+    """Acceptance to first chunk, and from each chunk to the next."""
+    queue_wait: float = 120
+    """How long a request waits for a provider to come free."""
+    challenge_interval: float = 300
+    challenge_answer: float = 30
+    challenge_fresh: float = 360
+    """A passed challenge makes a provider routable for this long."""
+    eviction_age: float = 90
+    """A provider without a heartbeat for longer than this is dropped from the registry."""
+    eviction_scan: float = 30
+    write_challenge: float = 5
+    write_cancel: float = 2
+    stop_grace: float = 5
+    """How long open connections may take to end when the coordinator stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the coordinator."""
+
+    attempts: int = 3
+    """Providers tried for one request before its first chunk."""
+    queue_per_model: int = 10
+    job_buffer_bytes: int = 32 * 2**20
+    """Decrypted output held for one slow consumer; beyond it the request ends with an error."""
+    request_body_bytes: int = 16 * 2**20
+    challenge_failures: int = 3
+    """Failed challenges in a row after which a provider is untrusted."""
+    request_body_seconds: float = 10
+    """A consumer has this long to deliver the whole request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One coordinator. Listens on loopback unless the operator has set an admin key."""
+
+    state_directory: Path
+    """Holds the database and the keys; made 0700 if it does not exist."""
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    """0 lets the system choose a free one."""
+    admin_key: Secret | None = None
+    console_url: str | None = None
+    """Where people approve a machine; the coordinator's own address if absent."""
+    policy: Policy = field(default_factory=Policy)
+    timing: Timing = field(default_factory=Timing)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.admin_key is None and not is_loopback(self.host):
+            raise UsageError(
+                f"Listening on {self.host} opens the coordinator to other machines",
+                why="without an admin key nobody could administer it safely",
+                next_step="add --admin-key-file FILE, or leave --host out to stay on loopback",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.2"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
