@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.host.environment import MODULE
-from darkbloom_provider.paths import CONFIG_VARIABLE, HOME_VARIABLE, Home
+from darkbloom_provider.paths import CONFIG_VARIABLE, HOME_VARIABLE, Home, config_candidates
 
 LABEL: Final = "io.darkbloom.provider"
 DRAIN_DEADLINE_S: Final = 120
@@ -135,11 +135,21 @@ class ServiceManager(Protocol):
 def specification(
     home: Home, environ: Mapping[str, str], *, config: Path | None = None, python: str | None = None
 ) -> ServiceSpec:
-    """The provider of this home, with the settings file that the command line names."""
+    """The provider of this home, with the very settings file that a command here would read.
+
+    Args:
+        home: The provider's directory.
+        environ: The environment of the command line.
+        config: The settings file that the command line names.
+        python: The interpreter; this one by default.
+    """
     environment = {}
     if environ.get(HOME_VARIABLE):
         environment[HOME_VARIABLE] = str(home.root)
-    chosen = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    chosen = config
+    if chosen is None and (environ.get(CONFIG_VARIABLE) or environ.get("XDG_CONFIG_HOME")):
+        # Neither variable reaches the service by itself; the file they lead to is named instead.
+        chosen = next((path for path in config_candidates(environ) if path.exists()), None)
     if chosen is not None:
         environment[CONFIG_VARIABLE] = str(chosen.expanduser().absolute())
     return ServiceSpec(python or sys.executable, home.log_file, environment)

@@ -84,14 +84,17 @@ def quoted(word: str, *, dollars: bool = True) -> str:
 def parse_show(text: str, *, installed: bool) -> ServiceStatus:
     """The status from `systemctl show --property=…`, one `Name=value` a line."""
     said = dict(line.partition("=")[::2] for line in text.splitlines())
-    pid = int(said.get("MainPID", "0") or 0)
-    code = said.get("ExecMainStatus", "")
+    pid = _number(said.get("MainPID"))
     return ServiceStatus(
         installed,
         loaded=said.get("ActiveState") in _RUNNING,
         pid=pid or None,
-        last_exit_code=int(code) if code.isdigit() and not pid else None,
+        last_exit_code=None if pid else _number(said.get("ExecMainStatus")),
     )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,10}", text) else None
 
 
 class SystemdService:

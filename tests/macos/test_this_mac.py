@@ -1,0 +1,74 @@
+"""What only a Mac can show: the real tools say what the parsers expect."""
+
+from __future__ import annotations
+
+import plistlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from darkbloom_provider.host import hardware, launchd, metrics, posture
+from darkbloom_provider.host.command import Tools
+from darkbloom_provider.host.launchd import LaunchdService
+from darkbloom_provider.host.service import ServiceSpec
+
+pytestmark = [
+    pytest.mark.macos,
+    pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS's own tools"),
+]
+
+
+def test_the_hardware_of_this_mac_is_read() -> None:
+    found = hardware.detect()
+    assert found.machine_model
+    assert found.chip_name
+    assert found.memory_gb >= 8
+    assert found.cpu_cores.total >= found.cpu_cores.performance > 0
+    if found.chip_name.startswith("Apple M"):
+        assert found.chip_family != hardware.UNKNOWN
+        assert found.gpu_cores > 0
+
+
+def test_every_fact_of_the_posture_is_learned_or_says_why_not() -> None:
+    found = posture.measure()
+    assert found.sip_enabled is not None, found.evidence
+    assert found.authenticated_root is not None, found.evidence
+    assert found.hypervisor_active is not None, found.evidence
+    assert found.rdma_disabled is not None, found.evidence
+    assert set(found.evidence) == set(posture.FACTS)
+
+
+def test_the_load_of_this_mac_is_in_range() -> None:
+    found = metrics.sample()
+    assert 0 < found.memory_pressure < 1
+    assert found.thermal_state in metrics.THERMAL_STATES
+
+
+def test_apple_accepts_the_plist(tmp_path: Path) -> None:
+    path = tmp_path / "agent.plist"
+    path.write_bytes(
+        launchd.render(
+            launchd.template(), ServiceSpec("/a & <b>/python", tmp_path / 'l"og', {"A": "&"})
+        )
+    )
+    subprocess.run(["/usr/bin/plutil", "-lint", str(path)], check=True, capture_output=True)
+    assert plistlib.loads(path.read_bytes())["Label"] == "io.darkbloom.provider"
+
+
+def test_launchctl_answers_about_an_agent_that_is_not_there(tmp_path: Path) -> None:
+    service = LaunchdService(tmp_path, Tools())
+    assert not service.status().installed
+
+
+def test_a_debugger_is_denied_and_every_flag_measured() -> None:
+    program = (
+        "from darkbloom_provider.host import privacy, posture\n"
+        "report = privacy.harden(); report.seal.close()\n"
+        "found = privacy.checks(report, engine_in_process=True, posture=posture.Posture())\n"
+        "bad = {n: c for n, c in found.items()"
+        " if not c.holds and n not in ('sip_enabled', 'hypervisor_active')}\n"
+        "assert not bad, bad\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", program], check=True, env={"HOME": "/nonexistent"})
