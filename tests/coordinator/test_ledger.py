@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,27 @@ MINIMAX = Price(60_000, 500_000)
 TRINITY = Price(23_000, 75_000)
 QWEN_27B = Price(100_000, 780_000)
 
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the rules' table: the network charges at least 100 and keeps 5 %."""
+
+    name: str
+    price: Price
+    prompt: int
+    completion: int
+    cost: int
+    payout: int
+
+
 JOBS = [
-    # price, prompt, completion, cost with the network's minimum of 100, payout at 5 % of that
-    pytest.param(QWEN_27B, 120, 380, 308, 293, id="qwen 27B"),
-    pytest.param(GEMMA, 1000, 2000, 465, 442, id="gemma"),
-    pytest.param(GEMMA, 40, 60, 100, 95, id="gemma, minimum"),
-    pytest.param(QWEN_122B, 2000, 1500, 1820, 1729, id="qwen 122B"),
-    pytest.param(MINIMAX, 50_000, 4000, 5000, 4750, id="minimax"),
-    pytest.param(TRINITY, 999, 999, 100, 95, id="trinity, truncated per side, minimum"),
-    pytest.param(DEFAULT_PRICE, 5, 10, 100, 95, id="unlisted model, minimum"),
+    Job("qwen 27B", QWEN_27B, 120, 380, 308, 293),
+    Job("gemma", GEMMA, 1000, 2000, 465, 442),
+    Job("gemma, minimum", GEMMA, 40, 60, 100, 95),
+    Job("qwen 122B", QWEN_122B, 2000, 1500, 1820, 1729),
+    Job("minimax", MINIMAX, 50_000, 4000, 5000, 4750),
+    Job("trinity, truncated per side, minimum", TRINITY, 999, 999, 100, 95),
+    Job("unlisted model, minimum", DEFAULT_PRICE, 5, 10, 100, 95),
 ]
 
 
@@ -66,34 +79,37 @@ def public(shop: Shop, account_id: str) -> list[tuple[str, int, int, str]]:
     return [(row.type, row.amount, row.balance_after, row.reference) for row in rows]
 
 
-@pytest.mark.parametrize(("price", "prompt", "completion", "cost", "payout"), JOBS)
-def test_a_job_costs_and_pays_what_the_price_table_says(
-    shop: Shop, price: Price, prompt: int, completion: int, cost: int, payout: int
-) -> None:
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_job_costs_and_pays_what_the_price_table_says(shop: Shop, job: Job) -> None:
     shop.deposit(1_000_000)
-    shop.price = price
+    shop.price = job.price
     shop.policy = Policy(fee_percent=5, minimum_charge_micro_usd=100)
     shop.reserve("r", 10_000)
 
-    settled = shop.settle("r", prompt, completion)
+    settled = shop.settle("r", job.prompt, job.completion)
 
-    assert (settled.cost, settled.payout, settled.fee) == (cost, payout, cost - payout)
-    assert balance(shop, CONSUMER) == Balance(1_000_000 - cost, 0)
-    assert balance(shop, OWNER) == Balance(payout, payout)
-    assert balance(shop, books.PLATFORM).balance == cost - payout
+    assert (settled.cost, settled.payout, settled.fee) == (
+        job.cost,
+        job.payout,
+        job.cost - job.payout,
+    )
+    assert balance(shop, CONSUMER) == Balance(1_000_000 - job.cost, 0)
+    assert balance(shop, OWNER) == Balance(job.payout, job.payout)
+    assert balance(shop, books.PLATFORM).balance == job.cost - job.payout
 
 
-@pytest.mark.parametrize(("price", "prompt", "completion", "cost", "payout"), JOBS)
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_decisions_1_and_2_by_default_the_owner_gets_every_token_and_there_is_no_minimum(
-    shop: Shop, price: Price, prompt: int, completion: int, cost: int, payout: int
+    shop: Shop, job: Job
 ) -> None:
     shop.deposit(1_000_000)
-    shop.price = price
+    shop.price = job.price
     shop.reserve("r", 10_000)
 
-    settled = shop.settle("r", prompt, completion)
+    settled = shop.settle("r", job.prompt, job.completion)
 
-    tokens = prompt * price.input_price // 10**6 + completion * price.output_price // 10**6
+    tokens = job.prompt * job.price.input_price // 10**6
+    tokens += job.completion * job.price.output_price // 10**6
     assert settled.cost == settled.payout == tokens
     assert settled.fee == 0
     assert balance(shop, books.PLATFORM) == books.NOTHING

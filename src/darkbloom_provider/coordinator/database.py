@@ -203,12 +203,19 @@ class Database:
 
 def _attempt(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:
     try:
-        with connection.begin_nested():
-            return _Outcome(value=operation(connection))
-    except BaseException as error:
-        if isinstance(error, DatabaseError) and _is_storage(error):
-            raise _StorageFailedError from error
-        return _Outcome(error=error)
+        savepoint = connection.begin_nested()
+        try:
+            value = operation(connection)
+            savepoint.commit()
+        except BaseException as error:
+            if isinstance(error, DatabaseError) and _is_storage(error):
+                # SQLite may have rolled everything back by itself, this savepoint included.
+                raise
+            savepoint.rollback()
+            return _Outcome(error=error)
+    except DatabaseError as error:
+        raise _StorageFailedError from error
+    return _Outcome(value=value)
 
 
 def _fail(batch: Sequence[_Write[Any]], cause: BaseException) -> None:

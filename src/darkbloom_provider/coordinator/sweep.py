@@ -79,6 +79,7 @@ def wallet_sweep(
         return Sweep("nothing")
     if not machine_id or _machines(connection, wallet) != {machine_id}:
         return Sweep("other_machine")
+    books.open_account(connection, account_id, "user", now)
     if not _claim(connection, wallet, account_id, now):
         return Sweep("other_account")
     amount = books.balance_of(connection, wallet).balance
@@ -91,7 +92,6 @@ def wallet_sweep(
         source_withdrawable=amount,
         target_withdrawable=amount,
     )
-    books.open_account(connection, account_id, "user", now)
     books.move(connection, movement, now)
     return Sweep("moved", amount, _rehome(connection, wallet, account_id))
 

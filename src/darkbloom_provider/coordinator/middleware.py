@@ -1,0 +1,77 @@
+"""What every reply carries: the request's id and the browser's permission. Pure ASGI."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DEFAULT_ORIGIN: Final = "https://console.darkbloom.dev"
+
+_ID_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuv"
+_ID_LENGTH: Final = 12
+_ACCEPTABLE_ID: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+
+
+class RequestIdMiddleware:
+    """Answers with the caller's `X-Request-ID`, or with one of our own.
+
+    `request.state.request_id` holds it. A caller's id that is too long or not printable is
+    replaced: it would end up in logs.
+    """
+
+    def __init__(self, app: ASGIApp, rng: random.Random) -> None:
+        self._app = app
+        self._rng = rng
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "").strip()
+        chosen = given if _ACCEPTABLE_ID.fullmatch(given) else self._fresh()
+        scope.setdefault("state", {})["request_id"] = chosen
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = chosen
+            await send(message)
+
+        await self._app(scope, receive, stamped)
+
+    def _fresh(self) -> str:
+        return "".join(self._rng.choices(_ID_ALPHABET, k=_ID_LENGTH))
+
+
+class CorsMiddleware:
+    """Lets the console's pages call this coordinator; answers every OPTIONS itself, with 204."""
+
+    def __init__(self, app: ASGIApp, origin: str = DEFAULT_ORIGIN) -> None:
+        self._app = app
+        self._headers = {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": "Content-Type, Authorization",
+            "Access-Control-Allow-Credentials": "true",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers=self._headers)(scope, receive, send)
+            return
+
+        async def permitted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
+
+        await self._app(scope, receive, permitted)

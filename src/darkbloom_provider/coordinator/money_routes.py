@@ -1,0 +1,256 @@
+"""Endpoints that show money: prices, balances, earnings, leaderboard. They read and never write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from darkbloom_provider.coordinator import books, queries
+from darkbloom_provider.coordinator import earnings_views as views
+from darkbloom_provider.coordinator.earnings_views import EarningsPage
+from darkbloom_provider.coordinator.guards import caller, known_caller
+from darkbloom_provider.coordinator.queries import refuse
+from darkbloom_provider.coordinator.replies import json_reply, rfc3339, rfc3339_seconds
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.models.catalogue import CatalogueModel
+from darkbloom_provider.protocol.money import decimal_usd, format_usd
+
+T = TypeVar("T")
+
+
+def routes(services: Services) -> list[Route]:
+    """The money endpoints, bound to the coordinator's parts."""
+    offer, earned = _Offer(services), _Earned(services)
+    owned, ranks = _Owned(services), _Ranks(services)
+    return [
+        Route("/v1/pricing", offer.pricing),
+        Route("/v1/models/catalog", offer.catalog),
+        Route("/v1/provider/earnings", earned.by_wallet),
+        Route("/v1/provider/node-earnings", earned.by_node),
+        Route("/v1/provider/account-earnings", earned.by_account),
+        Route("/v1/provider/earnings-series", earned.series),
+        Route("/v1/payments/balance", owned.balance),
+        Route("/v1/payments/usage", owned.usage),
+        Route("/v1/billing/wallet/balance", owned.credit),
+        Route("/v1/leaderboard", ranks.leaderboard),
+        Route("/v1/network/totals", ranks.totals),
+    ]
+
+
+class _Endpoints:
+    """A group of endpoints over the same parts."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def _read(self, view: Callable[[Connection], T]) -> T:
+        return await self._services.db.read(view)
+
+
+class _Offer(_Endpoints):
+    """What can be bought, and for how much."""
+
+    async def pricing(self, _request: Request) -> Response:
+        catalogue = self._services.catalogue
+        priced = [(model.id, catalogue.price(model.id)) for model in catalogue.entries]
+        prices = [
+            {
+                "model": model_id,
+                "input_price": price.input_price,
+                "output_price": price.output_price,
+                "input_usd": format_usd(price.input_price, 4),
+                "output_usd": format_usd(price.output_price, 4),
+            }
+            for model_id, price in priced
+        ]
+        return json_reply({"prices": prices})
+
+    async def catalog(self, request: Request) -> Response:
+        wanted = request.query_params.get("type", "")
+        models = [
+            model
+            for model in self._services.catalogue.entries
+            if model.active and wanted in {"", model.model_type}
+        ]
+        # Stable: models that need the same memory keep the catalogue's order.
+        models.sort(key=lambda model: model.min_ram_gb)
+        return json_reply({"models": [_listed(model) for model in models]})
+
+
+class _Earned(_Endpoints):
+    """What machines earned: by wallet, by provider key, by account."""
+
+    async def by_wallet(self, request: Request) -> Response:
+        address = request.query_params.get("wallet") or request.headers.get("x-provider-wallet")
+        if not address:
+            raise refuse("wallet is required, as ?wallet= or in X-Provider-Wallet")
+
+        def view(connection: Connection) -> tuple[views.WalletEarnings, books.Balance]:
+            earned = views.wallet_earnings(connection, address)
+            holds = books.kind_of(connection, earned.address) == "wallet"
+            balance = books.balance_of(connection, earned.address) if holds else books.NOTHING
+            return earned, balance
+
+        earned, balance = await self._read(view)
+        return json_reply(
+            {
+                "wallet_address": earned.address,
+                **_amount("balance", balance.balance),
+                **_amount("total_earned", earned.lifetime.micro_usd),
+                "total_jobs": earned.lifetime.count,
+                "payouts": _shapes(earned.payouts),
+                "ledger": _shapes(earned.ledger),
+            }
+        )
+
+    async def by_node(self, request: Request) -> Response:
+        provider_key = request.query_params.get("provider_key")
+        if not provider_key:
+            raise refuse("provider_key is required")
+        limit = queries.history_limit(request.query_params)
+        reader = await known_caller(self._services, request)
+        page = await self._read(lambda c: views.node_earnings(c, provider_key, limit=limit))
+        earnings = _shapes(page.rows)
+        for row in earnings:
+            # Anybody may ask about a key, but only its owner learns whose it is.
+            if reader is None or row["account_id"] != reader.account_id:
+                row["account_id"] = ""
+        return json_reply(
+            {"provider_key": provider_key, **_history(page, limit), "earnings": earnings}
+        )
+
+    async def by_account(self, request: Request) -> Response:
+        reader = await caller(self._services, request, device_token=True)
+        limit = queries.history_limit(request.query_params)
+        offset = queries.offset(request.query_params)
+        chosen = queries.earnings_filter(request.query_params)
+
+        def view(connection: Connection) -> tuple[EarningsPage, books.Balance]:
+            page = views.account_earnings(
+                connection, reader.account_id, limit=limit, offset=offset, chosen=chosen
+            )
+            return page, books.balance_of(connection, reader.account_id)
+
+        page, balance = await self._read(view)
+        reply = {
+            "account_id": reader.account_id,
+            "earnings": _shapes(page.rows),
+            **_history(page, limit),
+            **_amount("available_balance", balance.balance),
+            **_amount("withdrawable_balance", balance.withdrawable),
+        }
+        if chosen.conditions():
+            reply["filtered_count"] = page.filtered.count
+            reply["filtered_micro_usd"] = page.filtered.micro_usd
+        return json_reply(reply)
+
+    async def series(self, request: Request) -> Response:
+        reader = await caller(self._services, request, device_token=True)
+        bucket = queries.bucket(request.query_params)
+        chosen = queries.earnings_filter(request.query_params)
+        points = await self._read(
+            lambda c: views.earnings_series(c, reader.account_id, bucket=bucket, chosen=chosen)
+        )
+        return json_reply({"bucket": bucket, "points": _shapes(points)})
+
+
+class _Owned(_Endpoints):
+    """What the caller's account holds and spent."""
+
+    async def balance(self, request: Request) -> Response:
+        reader = await caller(self._services, request, device_token=True)
+        balance = await self._read(lambda c: books.balance_of(c, reader.account_id))
+        return json_reply(
+            {**_amount("balance", balance.balance), **_amount("withdrawable", balance.withdrawable)}
+        )
+
+    async def usage(self, request: Request) -> Response:
+        reader = await caller(self._services, request)
+        rows = await self._read(lambda c: views.usage(c, reader.account_id))
+        return json_reply({"usage": _shapes(rows)})
+
+    async def credit(self, request: Request) -> Response:
+        reader = await caller(self._services, request)
+        balance = await self._read(lambda c: books.balance_of(c, reader.account_id))
+        return json_reply({"credit_balance_micro_usd": balance.balance})
+
+
+class _Ranks(_Endpoints):
+    """What everybody may know about the network's earnings."""
+
+    async def leaderboard(self, request: Request) -> Response:
+        now = self._services.clock()
+        metric = queries.metric(request.query_params)
+        window, since = queries.window(request.query_params, now)
+        limit = queries.leaderboard_limit(request.query_params)
+        rows = await self._read(
+            lambda c: views.leaderboard(c, metric=metric, since=since, limit=limit)
+        )
+        return json_reply(
+            {
+                "metric": metric,
+                "window": window,
+                "entries": _shapes(rows),
+                "updated_at": rfc3339_seconds(now),
+            }
+        )
+
+    async def totals(self, request: Request) -> Response:
+        now = self._services.clock()
+        window, since = queries.window(request.query_params, now)
+        totals = await self._read(lambda c: views.network_totals(c, since=since))
+        return json_reply({"window": window, **_shape(totals), "updated_at": rfc3339_seconds(now)})
+
+
+class _Record(Protocol):
+    """A view's row: a dataclass whose fields are named as in the reply."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+def _shape(row: _Record) -> dict[str, Any]:
+    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    return {
+        name: rfc3339(value) if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }
+
+
+def _shapes(rows: Sequence[_Record]) -> list[dict[str, Any]]:
+    return [_shape(row) for row in rows]
+
+
+def _history(page: EarningsPage, limit: int) -> dict[str, Any]:
+    return {
+        **_amount("total", page.lifetime.micro_usd),
+        "count": page.lifetime.count,
+        "recent_count": len(page.rows),
+        "history_limit": limit,
+    }
+
+
+def _amount(name: str, micro_usd: int) -> dict[str, Any]:
+    """An amount twice: as an integer, and as text for people."""
+    return {f"{name}_micro_usd": micro_usd, f"{name}_usd": decimal_usd(micro_usd)}
+
+
+def _listed(model: CatalogueModel) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "s3_name": model.s3_name,
+        "display_name": model.display_name,
+        "model_type": model.model_type,
+        "size_gb": model.size_gb,
+        "architecture": model.architecture,
+        "description": model.description,
+        "min_ram_gb": model.min_ram_gb,
+        "active": model.active,
+        "weight_hash": model.weight_hash,
+    }

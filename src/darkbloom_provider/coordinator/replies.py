@@ -1,0 +1,183 @@
+"""Replies and request bodies as the network shapes them.
+
+JSON is written as Go's encoder writes it: compact, `<`, `>` and `&` escaped, a newline at the end,
+and never NaN. Every error is `{"error": {"type", "message"}}` and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from darkbloom_provider import logs
+from darkbloom_provider.coordinator.accounts import AuthenticationError
+from darkbloom_provider.coordinator.books import InsufficientFundsError
+from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.protocol.openai import InvalidRequestError, error_body, parse_object
+
+MAX_FORM_BYTES: Final = 64 * 1024
+"""Bodies of account calls are one small object."""
+BODY_SECONDS: Final = 10.0
+
+_ESCAPES: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_log = logs.get("coordinator")
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+class ApiError(Exception):
+    """An error reply. `message` is for people and names no secret."""
+
+    def __init__(
+        self,
+        status: int,
+        error_type: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = error_type
+        self.message = message
+        self.headers = headers
+
+
+def json_text(value: object) -> str:
+    """Compact JSON with Go's escapes, without the newline.
+
+    >>> json_text({"a": "<b>"}) == '{"a":"' + chr(92) + 'u003cb' + chr(92) + 'u003e"}'
+    True
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_ESCAPES)
+
+
+def json_reply(
+    value: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON reply."""
+    body = f"{json_text(value)}\n"
+    return Response(body, status, headers=headers, media_type="application/json")
+
+
+def error_reply(
+    status: int, error_type: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error reply: exactly `type` and `message`."""
+    return json_reply(error_body(error_type, message), status, headers)
+
+
+def rfc3339(instant: datetime) -> str:
+    """A UTC time with as many fractional digits as it has, at most six.
+
+    >>> rfc3339(datetime(2026, 5, 1, 12, 0, 0, 120000, tzinfo=UTC))
+    '2026-05-01T12:00:00.12Z'
+    """
+    instant = instant.astimezone(UTC)
+    fraction = f".{instant.microsecond:06d}".rstrip("0").rstrip(".")
+    return f"{instant:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def rfc3339_seconds(instant: datetime) -> str:
+    """A UTC time in whole seconds."""
+    return rfc3339(instant.replace(microsecond=0))
+
+
+async def read_body(
+    request: Request, *, limit: int = MAX_FORM_BYTES, seconds: float = BODY_SECONDS
+) -> bytes:
+    """The request's body, bounded in size and time.
+
+    Raises:
+        ApiError: 413 `payload_too_large` or 408 `timeout`; 400 if the client hung up.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limit:
+                    raise ApiError(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                        "payload_too_large",
+                        f"the request body is larger than {limit} bytes",
+                    )
+    except TimeoutError:
+        raise ApiError(
+            HTTPStatus.REQUEST_TIMEOUT, "timeout", f"the body took longer than {seconds:g} s"
+        ) from None
+    except ClientDisconnect:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST, "invalid_request_error", "the body was not sent to its end"
+        ) from None
+    return bytes(body)
+
+
+async def read_json(
+    request: Request,
+    *,
+    error_type: str = "invalid_request_error",
+    limit: int = MAX_FORM_BYTES,
+    seconds: float = BODY_SECONDS,
+) -> dict[str, Any]:
+    """The request's body as a JSON object.
+
+    Raises:
+        ApiError: 400 of the given type, or what `read_body` raises.
+    """
+    body = await read_body(request, limit=limit, seconds=seconds)
+    try:
+        return parse_object(body)
+    except InvalidRequestError as error:
+        raise ApiError(error.status_code, error_type, error.what) from None
+
+
+def exception_handlers() -> dict[Any, Handler]:
+    """What Starlette is given so that every failure becomes a reply of the right shape."""
+    return {
+        ApiError: _api_error,
+        AuthenticationError: _not_authenticated,
+        InsufficientFundsError: _no_funds,
+        InvalidRequestError: _invalid,
+        LedgerUnavailableError: _unavailable,
+        Exception: _crashed,
+    }
+
+
+async def _api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - Starlette picks the handler by this type
+    return error_reply(error.status, error.type, error.message, error.headers)
+
+
+async def _not_authenticated(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, AuthenticationError)  # noqa: S101 - Starlette picks the handler by this type
+    return error_reply(error.status, error.type, error.what)
+
+
+async def _no_funds(_request: Request, error: Exception) -> Response:
+    return error_reply(HTTPStatus.PAYMENT_REQUIRED, "insufficient_funds", str(error))
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidRequestError)  # noqa: S101 - Starlette picks the handler by this type
+    return error_reply(error.status_code, "invalid_request_error", error.what)
+
+
+async def _unavailable(_request: Request, _error: Exception) -> Response:
+    # The cause names paths of this machine: it is in the log, not in the reply.
+    message = "the ledger is not available now; nothing was charged, please try again"
+    headers = {"Retry-After": "5"}
+    return error_reply(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", message, headers)
+
+
+async def _crashed(_request: Request, error: Exception) -> Response:
+    # The type only: a message may quote what the consumer sent.
+    _log.error("handler_crashed", error=type(error).__name__)
+    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "internal error")
