@@ -1,7 +1,7 @@
 """This machine's security posture: five facts, each measured with the system's own tools.
 
-A fact is True or False when a tool said so, and None when nothing could be learned. On the wire an
-unknown fact that the coordinator demands is sent as false: nothing is claimed that was not seen.
+A fact is True or False when a tool said so, and None when nothing could be learned: None is never
+sent as true, so nothing is claimed that was not seen.
 A machine that is not a Mac has no SIP, no signed system volume and no RDMA control; those facts
 are reported as false or absent, and named in `Posture.missing`.
 """
