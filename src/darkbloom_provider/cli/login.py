@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,11 +21,11 @@ from darkbloom_provider.account.credentials import (
 from darkbloom_provider.account.login import wait_for_approval
 from darkbloom_provider.account.replies import DEVICE_TOKEN_READ, DeviceCode
 from darkbloom_provider.cli.context import Invocation, coordinator_option, pass_invocation
-from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.errors import DarkbloomError
 
 INTERRUPTED = 130
 """Exit code of a command ended by Ctrl-C."""
+PROBE_S = 1.0
 
 
 @click.command("login")
@@ -109,11 +110,13 @@ def has_browser(environ: Mapping[str, str], platform: str = sys.platform) -> boo
 
 
 def daemon_runs(invocation: Invocation) -> bool:
-    """Whether a provider runs for this home."""
-    try:
-        DaemonClient(invocation.home.control_socket, timeout=1.0).status()
-    except DarkbloomError:
-        return False
+    """Whether a provider runs for this home: somebody listens on its control socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(str(invocation.home.control_socket))
+        except OSError:
+            return False
     return True
 
 
