@@ -11,6 +11,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
+    InvalidMessage,
     InvalidStatus,
     WebSocketException,
 )
@@ -122,22 +123,25 @@ async def dial(url: str, limits: SocketLimits) -> Socket | Failure:
 
 def failure_of(error: Exception) -> Failure:
     """What an exception of the socket or of the library means here."""
+    failure: Failure
     match error:
         case ConnectionClosed():
-            return _closed(error)
+            failure = _closed(error)
         case InvalidStatus():
-            response = error.response
-            return HttpRejected(
-                response.status_code, _retry_after_s(response.headers.get_all("Retry-After"))
-            )
+            headers = error.response.headers
+            wanted = _retry_after_s(headers.get_all("Retry-After"))
+            failure = HttpRejected(error.response.status_code, wanted)
+        case InvalidMessage() if isinstance(error.__cause__, EOFError):
+            failure = Unreachable("hung up before it answered")
         case TimeoutError():
-            return HandshakeTimeout()
+            failure = HandshakeTimeout()
         case ssl.SSLCertVerificationError():
-            return UntrustedCertificate(error.verify_message)
+            failure = UntrustedCertificate(error.verify_message)
         case OSError():
-            return Unreachable(error.strerror or type(error).__name__)
+            failure = Unreachable(error.strerror or type(error).__name__)
         case _:
-            return NotWebSocket(str(error))
+            failure = NotWebSocket(str(error))
+    return failure
 
 
 def _closed(error: ConnectionClosed) -> Failure:
