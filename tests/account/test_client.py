@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkbloom_provider.account.client import (
-    CoordinatorClient,
+from darkbloom_provider.account.client import CoordinatorClient, Revocation
+from darkbloom_provider.account.refusals import (
     CoordinatorReplyError,
     CoordinatorUnreachableError,
     DeviceCodeError,
-    Revocation,
     TokenRefusedError,
     UnreadableReplyError,
 )

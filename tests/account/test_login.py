@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from darkbloom_provider.account.client import CoordinatorClient, DeviceCodeError
+from darkbloom_provider.account.client import CoordinatorClient
 from darkbloom_provider.account.login import wait_for_approval
+from darkbloom_provider.account.refusals import DeviceCodeError
 from darkbloom_provider.account.replies import DeviceCode, DeviceGrant
 from support.rest import CODE, TOKEN, Answer, Script, error
 

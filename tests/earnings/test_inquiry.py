@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from darkbloom_provider.account.client import CoordinatorClient, CoordinatorReplyError
+from darkbloom_provider.account.client import CoordinatorClient
+from darkbloom_provider.account.refusals import CoordinatorReplyError
 from darkbloom_provider.earnings.inquiry import MOST_KEYS, Means, inquire
-from darkbloom_provider.earnings.journal import (
-    JobRecord,
-    JournalDamagedError,
-    JournalTotals,
-)
+from darkbloom_provider.earnings.journal import JobRecord, JournalTotals
+from darkbloom_provider.earnings.journal_file import JournalDamagedError
 from darkbloom_provider.earnings.statement import LOGIN_HINT, OFFLINE_HINT, Source, Statement
 from darkbloom_provider.errors import CredentialsError, ExitCode
 from darkbloom_provider.logs import Secret

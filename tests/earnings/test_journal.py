@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from darkbloom_provider.earnings import journal as journal_module
-from darkbloom_provider.earnings.journal import (
+from darkbloom_provider.earnings import journal_file
+from darkbloom_provider.earnings.journal import JobRecord, Journal, JournalTotals
+from darkbloom_provider.earnings.journal_file import (
     MIGRATIONS,
-    JobRecord,
-    Journal,
     JournalDamagedError,
     JournalError,
     JournalFullError,
-    JournalTotals,
 )
 
 NOON = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -287,7 +285,7 @@ def test_a_migration_that_fails_leaves_the_journal_as_it_was(
     _filled(path)
     steps = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN extra TEXT", "no such statement"))
     with monkeypatch.context() as patched:
-        patched.setattr(journal_module, "MIGRATIONS", steps)
+        patched.setattr(journal_file, "MIGRATIONS", steps)
         with pytest.raises(JournalError):
             Journal.open(path)
     with Journal.open(path) as journal:

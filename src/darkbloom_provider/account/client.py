@@ -1,15 +1,6 @@
 """A coordinator's REST API, as far as an owner's machine needs it.
 
-Exceptions a caller can meet, all of them of the project's own tree:
-
-    DarkbloomError
-    ├── UnreachableError
-    │   └── CoordinatorUnreachableError   no answer, or a gateway's "not now"
-    ├── CredentialsError
-    │   └── TokenRefusedError             401 or 403
-    ├── CoordinatorReplyError             any other refusal
-    │   └── UnreadableReplyError          not JSON, or not the documented shape
-    └── DeviceCodeError                   the login was refused or ran out of time
+Its exceptions are those of `account.refusals`; httpx's own end here.
 
 Redirects are never followed, so a token only ever goes to the address it was issued by.
 """
@@ -20,18 +11,25 @@ import asyncio
 import enum
 import ssl
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
 from darkbloom_provider import __version__
+from darkbloom_provider.account.refusals import (
+    Answer,
+    CoordinatorUnreachableError,
+    DeviceCodeError,
+    TokenRefusedError,
+    refusal,
+    unreadable,
+)
 from darkbloom_provider.account.replies import (
     AccountEarnings,
     DeviceCode,
     DeviceGrant,
     DeviceStatus,
-    ErrorBody,
     ErrorDetail,
     Health,
     NodeEarnings,
@@ -42,12 +40,7 @@ from darkbloom_provider.account.replies import (
     one_line,
 )
 from darkbloom_provider.config import LOOPBACK_HOSTS, host_of, http_base
-from darkbloom_provider.errors import (
-    CredentialsError,
-    DarkbloomError,
-    UnreachableError,
-    UsageError,
-)
+from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret, redact
 
 TIMEOUT_S = 5.0
@@ -58,57 +51,7 @@ HIGHEST_PORT = 65_535
 ROWS = 50
 """Rows the earnings endpoints return when not told otherwise; they cap the figure at 1000."""
 
-_NOT_NOW = frozenset({502, 503, 504})
-
 R = TypeVar("R", bound=Reply)
-
-
-class CoordinatorUnreachableError(UnreachableError):
-    """The coordinator gave no answer."""
-
-    def __init__(self, base_url: str, why: str) -> None:
-        super().__init__(
-            f"The coordinator at {base_url} does not answer",
-            why=why,
-            next_step="check the address and your connection, then try again",
-        )
-
-
-class TokenRefusedError(CredentialsError):
-    """The coordinator does not accept the token or key."""
-
-
-class CoordinatorReplyError(DarkbloomError):
-    """The coordinator answered, but not with what was asked for.
-
-    Attributes:
-        status: The HTTP status.
-        error_type: The machine-readable `error.type`, or "" if the body had none.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        status: int,
-        error_type: str = "",
-        why: str | None = None,
-        next_step: str | None = None,
-    ) -> None:
-        super().__init__(what, why=why, next_step=next_step)
-        self.status = status
-        self.error_type = error_type
-
-
-class UnreadableReplyError(CoordinatorReplyError):
-    """The reply is not JSON or not of the documented shape."""
-
-
-class DeviceCodeError(DarkbloomError):
-    """A device login ended without a token."""
-
-    def __init__(self, what: str, *, why: str | None = None) -> None:
-        super().__init__(what, why=why, next_step="run `darkbloom login` for a new code")
 
 
 class Revocation(enum.Enum):
@@ -119,12 +62,6 @@ class Revocation(enum.Enum):
     """The coordinator did not know the token (any more)."""
     NOT_OFFERED = enum.auto()
     """This coordinator cannot revoke tokens."""
-
-
-class _Answer(NamedTuple):
-    status: int
-    body: bytes
-    retry_after: str
 
 
 class CoordinatorClient:
@@ -247,7 +184,9 @@ class CoordinatorClient:
             return Revocation.NOT_OFFERED
         if answer.status == httpx.codes.UNAUTHORIZED:
             return Revocation.UNKNOWN
-        self._raise_for(answer, path)
+        error = refusal(self.base_url, path, answer)
+        if error is not None:
+            raise error
         return Revocation.REVOKED
 
     async def _get(
@@ -272,7 +211,7 @@ class CoordinatorClient:
         params: dict[str, str] | None = None,
         json: Any = None,  # noqa: ANN401 - JSON
         timeout_s: float,
-    ) -> _Answer:
+    ) -> Answer:
         headers = {} if token is None else {"Authorization": _bearer(token)}
         request = self._http.build_request(
             method, path, params=params, json=json, headers=headers, timeout=timeout_s
@@ -284,67 +223,35 @@ class CoordinatorClient:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise CoordinatorUnreachableError(self.base_url, _cause(error, timeout_s)) from None
 
-    async def _send(self, request: httpx.Request, path: str) -> _Answer:
+    async def _send(self, request: httpx.Request, path: str) -> Answer:
         response = await self._http.send(request, stream=True)
         try:
             body = bytearray()
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > LARGEST_REPLY:
-                    raise self._unreadable(response.status_code, path, "the reply has no end")
+                    raise unreadable(
+                        self.base_url, path, response.status_code, "the reply has no end"
+                    )
             retry_after = one_line(response.headers.get("Retry-After", ""))
-            return _Answer(response.status_code, bytes(body), retry_after)
+            return Answer(response.status_code, bytes(body), retry_after)
         finally:
             await response.aclose()
 
-    def _read(self, answer: _Answer, path: str, kind: type[R]) -> R:
-        self._raise_for(answer, path)
+    def _read(self, answer: Answer, path: str, kind: type[R]) -> R:
+        error = refusal(self.base_url, path, answer)
+        if error is not None:
+            raise error
         return self._parse(answer, path, kind)
 
-    def _parse(self, answer: _Answer, path: str, kind: type[R]) -> R:
+    def _parse(self, answer: Answer, path: str, kind: type[R]) -> R:
         try:
             return kind.model_validate_json(answer.body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             reason = f"{field}: {first['msg']}" if field else str(first["msg"])
-            raise self._unreadable(answer.status, path, one_line(redact(reason))) from None
-
-    def _unreadable(self, status: int, path: str, why: str) -> UnreadableReplyError:
-        return UnreadableReplyError(
-            f"The coordinator at {self.base_url} answered {path} in a way that cannot be read",
-            status=status,
-            why=why,
-            next_step="check that the address is a coordinator's; if it is, `pip install -U "
-            "darkbloom-provider`",
-        )
-
-    def _raise_for(self, answer: _Answer, path: str) -> None:
-        status = answer.status
-        if httpx.codes.is_success(status):
-            return
-        if status in _NOT_NOW:
-            raise CoordinatorUnreachableError(self.base_url, f"its gateway says HTTP {status}")
-        detail = _error_detail(answer.body)
-        message = redact(detail.message or detail.type) or f"HTTP {status}"
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            raise TokenRefusedError(
-                f"The coordinator at {self.base_url} does not accept this machine's token",
-                why=message,
-                next_step="run `darkbloom login`",
-            )
-        what = f"The coordinator at {self.base_url} answered {path} with HTTP {status}"
-        next_step = "try again in a minute"
-        if httpx.codes.is_redirect(status):
-            message = "it points to another address, which is never followed with a token"
-            next_step = "give the coordinator's own address with --coordinator URL"
-        elif status == httpx.codes.TOO_MANY_REQUESTS:
-            next_step = f"wait {answer.retry_after or 'a few'} seconds and try again"
-        elif httpx.codes.is_client_error(status):
-            next_step = "check that the address is a coordinator's (--coordinator URL)"
-        raise CoordinatorReplyError(
-            what, status=status, error_type=detail.type, why=message, next_step=next_step
-        )
+            raise unreadable(self.base_url, path, answer.status, one_line(redact(reason))) from None
 
 
 def _usable(base_url: str) -> str:
@@ -380,13 +287,6 @@ def _bearer(token: Secret) -> str:
             next_step="check DARKBLOOM_API_KEY, or run `darkbloom login`",
         )
     return f"Bearer {text}"
-
-
-def _error_detail(body: bytes) -> ErrorDetail:
-    try:
-        return ErrorBody.model_validate_json(body).error
-    except ValidationError:
-        return ErrorDetail()
 
 
 def _cause(error: Exception, timeout_s: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from darkbloom_provider.account.client import DeviceCodeError, UnreadableReplyError
+from darkbloom_provider.account.refusals import DeviceCodeError, UnreadableReplyError
 from darkbloom_provider.account.replies import DeviceCode, DeviceGrant
 from darkbloom_provider.errors import UnreachableError
 

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 
 import click
 
-from darkbloom_provider.account.client import CoordinatorClient, TokenRefusedError
+from darkbloom_provider.account.client import CoordinatorClient
 from darkbloom_provider.account.credentials import (
     Credentials,
     CredentialsNotSavedError,
     CredentialStore,
 )
 from darkbloom_provider.account.login import wait_for_approval
+from darkbloom_provider.account.refusals import TokenRefusedError
 from darkbloom_provider.account.replies import DEVICE_TOKEN_READ, DeviceCode
 from darkbloom_provider.cli.context import Invocation, coordinator_option, pass_invocation
 from darkbloom_provider.errors import DarkbloomError

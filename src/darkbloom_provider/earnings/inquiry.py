@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from darkbloom_provider.account.client import TokenRefusedError
+from darkbloom_provider.account.refusals import TokenRefusedError
 from darkbloom_provider.account.replies import (
     DEVICE_TOKEN_READ,
     AccountEarnings,

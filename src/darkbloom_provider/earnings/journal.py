@@ -7,11 +7,9 @@ tokens times the last known price. What `record` has returned from is on the dis
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,52 +17,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from darkbloom_provider import logs
-from darkbloom_provider.errors import DarkbloomError
-from darkbloom_provider.paths import PRIVATE_FILE, private_directory
-
-BUSY_TIMEOUT_S = 5.0
-
-MIGRATIONS = (
-    (
-        """
-        CREATE TABLE jobs (
-            job_id TEXT PRIMARY KEY NOT NULL,
-            finished_at_us INTEGER NOT NULL,
-            model TEXT NOT NULL,
-            prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
-            completion_tokens INTEGER NOT NULL CHECK (completion_tokens >= 0),
-            provider_key TEXT NOT NULL,
-            linked INTEGER NOT NULL CHECK (linked IN (0, 1)),
-            estimate_micro_usd INTEGER NOT NULL CHECK (estimate_micro_usd >= 0)
-        ) STRICT
-        """,
-        "CREATE INDEX jobs_by_time ON jobs (finished_at_us)",
-        """
-        CREATE TABLE provider_keys (
-            public_text TEXT PRIMARY KEY NOT NULL,
-            first_used_at_us INTEGER NOT NULL
-        ) STRICT
-        """,
-    ),
+from darkbloom_provider.earnings.journal_file import (
+    MIGRATIONS,
+    JournalDamagedError,
+    closed_on_error,
+    connect,
+    mapped,
+    migrate,
+    open_for_writing,
+    set_aside,
+    version_of,
 )
-"""Step n brings a journal from `PRAGMA user_version` n to n + 1. Steps are added, never changed."""
 
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-_HEADER = b"SQLite format 3\0"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class JournalError(DarkbloomError):
-    """The journal cannot be opened, read or written."""
-
-
-class JournalDamagedError(JournalError):
-    """The journal's file is corrupt. It is left as it is."""
-
-
-class JournalFullError(JournalError):
-    """The disk does not take the entry. The entries before it are safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +94,13 @@ class Journal:
             JournalFullError: The disk is full.
         """
         try:
-            return cls(path, _open_for_writing(path))
+            return cls(path, open_for_writing(path))
         except JournalDamagedError:
-            aside = _set_aside(path, now())
+            aside = set_aside(path, now())
         logs.get("earnings").error(
             "the journal was damaged; it was set aside and a new one begun", kept_as=str(aside)
         )
-        return cls(path, _open_for_writing(path), set_aside=aside)
+        return cls(path, open_for_writing(path), set_aside=aside)
 
     @classmethod
     def view(cls, path: Path) -> Journal:
@@ -145,17 +110,17 @@ class Journal:
             JournalDamagedError: The file is corrupt.
             JournalError: It cannot be read, or a newer version of this program made it.
         """
-        with _mapped(path):
+        with mapped(path):
             if path.exists():
-                connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
-                with _closed_on_error(connection):
-                    if _version(connection, path) == len(MIGRATIONS):
+                connection = connect(f"{path.absolute().as_uri()}?mode=ro")
+                with closed_on_error(connection):
+                    if version_of(connection, path) == len(MIGRATIONS):
                         return cls(path, connection)
                 # The daemon has made the file this very moment and no table yet.
                 connection.close()
-            connection = _connect(":memory:")
-            with _closed_on_error(connection):
-                _migrate(connection, path)
+            connection = connect(":memory:")
+            with closed_on_error(connection):
+                migrate(connection, path)
             return cls(path, connection)
 
     def __enter__(self) -> Self:
@@ -171,7 +136,7 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             self._connection.close()
 
     def record(self, job: JobRecord) -> bool:
@@ -194,7 +159,7 @@ class Journal:
             job.linked,
             job.estimate_micro_usd,
         )
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             cursor = self._connection.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
                 row,
@@ -207,7 +172,7 @@ class Journal:
         Raises:
             JournalError: As for `record`.
         """
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             self._connection.execute(
                 "INSERT INTO provider_keys VALUES (?, ?) ON CONFLICT (public_text) DO NOTHING",
                 (public_text, _microseconds(at)),
@@ -241,135 +206,9 @@ class Journal:
         return tuple(row[0] for row in self._rows(query))
 
     def _rows(self, query: str, *values: int) -> list[tuple[Any, ...]]:
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             return self._connection.execute(query, values).fetchall()
-
-
-def _connect(database: str) -> sqlite3.Connection:
-    # Every statement is its own transaction unless BEGIN says otherwise.
-    return sqlite3.connect(
-        database,
-        uri=database.startswith("file:"),
-        isolation_level=None,
-        timeout=BUSY_TIMEOUT_S,
-        check_same_thread=False,
-    )
-
-
-def _open_for_writing(path: Path) -> sqlite3.Connection:
-    with _mapped(path):
-        private_directory(path.parent)
-        # Made by us, so that SQLite's own files beside it inherit the mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, PRIVATE_FILE))
-        _check_header(path)
-        connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
-        with _closed_on_error(connection):
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            # These two have an effect on macOS only.
-            connection.execute("PRAGMA fullfsync = 1")
-            connection.execute("PRAGMA checkpoint_fullfsync = 1")
-            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise _damaged(path, "SQLite's own check failed")
-            _migrate(connection, path)
-        return connection
-
-
-def _check_header(path: Path) -> None:
-    # Before SQLite sees the file: it deletes a write-ahead log beside what it takes for no
-    # database, and that log may hold the last entries.
-    with path.open("rb") as file:
-        start = file.read(len(_HEADER))
-    log = path.with_name(f"{path.name}-wal")
-    if not start:
-        if log.exists() and log.stat().st_size:
-            raise _damaged(path, "the file is empty, its write-ahead log is not")
-    elif start != _HEADER:
-        raise _damaged(path, "it is not an SQLite database")
-
-
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise JournalError(
-            f"The journal {path} was made by a newer version of this program",
-            why=f"its layout is number {version}, this version knows {len(MIGRATIONS)}",
-            next_step="upgrade: `pip install -U darkbloom-provider`",
-        )
-    return version
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for number in range(_version(connection, path), len(MIGRATIONS)):
-        for statement in MIGRATIONS[number]:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {number + 1}")
-    connection.execute("COMMIT")
-
-
-def _set_aside(path: Path, now: datetime) -> Path:
-    name = f"{path.name}.damaged-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-    aside = path.with_name(name)
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{name}-{number}")
-    # The database goes last: beside a write-ahead log that is not its own, a new one would replay
-    # foreign pages.
-    with _mapped(path):
-        for suffix in ("-wal", "-shm", ""):
-            with contextlib.suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
 
 
 def _microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _damaged(path: Path, why: str) -> JournalDamagedError:
-    return JournalDamagedError(
-        f"The journal {path} is damaged",
-        why=why,
-        next_step="restart the provider: it sets the file aside, deletes nothing and begins a new "
-        "one; the coordinator's figures are not affected",
-    )
-
-
-@contextlib.contextmanager
-def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
-
-
-@contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into this module's errors."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        # The low byte is the kind; the rest says which system call.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in _DAMAGED:
-            raise _damaged(path, str(error)) from error
-        if code in _NO_ROOM:
-            raise JournalFullError(
-                f"The journal {path} cannot take another entry",
-                why=str(error),
-                next_step=f"make room on the disk that holds {path.parent}",
-            ) from error
-        raise JournalError(
-            f"The journal {path} cannot be used",
-            why=str(error),
-            next_step=f"check that {path} is yours and that its disk can be written",
-        ) from error
-    except OSError as error:
-        raise JournalError(
-            f"The journal {path} cannot be used",
-            why=error.strerror,
-            next_step=f"check that {path.parent} is yours and that its disk can be written",
-        ) from error
