@@ -83,9 +83,19 @@ class Database:
 
     @classmethod
     async def open(
-        cls, where: str | Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        cls,
+        where: str | Path,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        beside_server: bool = False,
     ) -> Database:
         """Open the database file or `sqlite:///` URL, creating and migrating it as needed.
+
+        Args:
+            where: The file.
+            clock: The time, for the record of migrations.
+            beside_server: For short work of the operator, which a running coordinator allows:
+                SQLite itself keeps the two apart. Nothing is migrated under its feet.
 
         Raises:
             AlreadyRunningError: Another process has it open.
@@ -93,20 +103,23 @@ class Database:
             LedgerUnavailableError: It cannot be read or written.
             UsageError: The URL is not a SQLite file.
         """
-        return await asyncio.to_thread(cls._open, _file_of(where), clock)
+        return await asyncio.to_thread(cls._open, _file_of(where), clock, beside=beside_server)
 
     @classmethod
-    def _open(cls, path: Path, clock: Callable[[], datetime]) -> Database:
+    def _open(cls, path: Path, clock: Callable[[], datetime], *, beside: bool) -> Database:
         try:
             paths.private_directory(path.parent)
             # The write-ahead log takes over the mode of the file it belongs to.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, paths.PRIVATE_FILE))
-            lock = _exclusive(path)
+            lock, alone = _locked(path, beside=beside)
         except OSError as error:
             raise _unavailable(error.strerror or type(error).__name__) from error
         writer, reader = sqlite_engine(path, writes=True), sqlite_engine(path, writes=False)
         try:
-            migrations.migrate(writer, clock)
+            if alone:
+                migrations.migrate(writer, clock)
+            else:
+                _same_schema(writer)
         except BaseException as error:
             writer.dispose()
             os.close(lock)
@@ -258,12 +271,31 @@ def _file_of(where: str | Path) -> Path:
     return Path(url.database or "").absolute()
 
 
-def _exclusive(path: Path) -> int:
-    """Hold the database for this process: a second one would refund the first one's open jobs."""
+def _same_schema(engine: Engine) -> None:
+    """Refuse to work beside a coordinator of another version."""
+    newest = max((step.number for step in migrations.shipped()), default=0)
+    with engine.begin() as connection:
+        at = migrations.current(connection)
+    if at != newest:
+        raise UsageError(
+            "The coordinator that uses this ledger is another version of darkbloom",
+            why=f"its schema is {at}, this version knows {newest}",
+            next_step="restart the coordinator with this version, then try again",
+        )
+
+
+def _locked(path: Path, *, beside: bool) -> tuple[int, bool]:
+    """Hold the database for this process: a second one would refund the first one's open jobs.
+
+    Returns the lock's descriptor and whether this process is the only one, which it must be unless
+    it only works `beside` a coordinator.
+    """
     lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, paths.PRIVATE_FILE)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if beside:
+            return lock, False
         os.close(lock)
         raise AlreadyRunningError(
             "Another coordinator is using this ledger",
@@ -273,7 +305,7 @@ def _exclusive(path: Path) -> int:
     except BaseException:
         os.close(lock)
         raise
-    return lock
+    return lock, True
 
 
 def sqlite_engine(path: Path, *, writes: bool) -> Engine:

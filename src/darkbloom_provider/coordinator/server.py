@@ -57,12 +57,12 @@ class RunningCoordinator:
 
 @contextlib.asynccontextmanager
 async def open_state(
-    settings: Settings, sources: Sources
+    settings: Settings, sources: Sources, *, beside_server: bool = False
 ) -> AsyncIterator[tuple[Database, Identity]]:
     """The ledger and the keys in the state directory, made at the first use.
 
     Raises:
-        AlreadyRunningError: Another coordinator uses this directory.
+        AlreadyRunningError: Another coordinator uses this directory, and `beside_server` is False.
         DarkbloomError: The directory, the ledger or the key cannot be used.
     """
     directory = settings.state_directory
@@ -74,7 +74,9 @@ async def open_state(
             why=error.strerror,
             next_step="choose another one with --data DIR",
         ) from error
-    database = await Database.open(directory / DATABASE_FILE, clock=sources.now)
+    database = await Database.open(
+        directory / DATABASE_FILE, clock=sources.now, beside_server=beside_server
+    )
     try:
         yield database, Identity(SessionKeys.load_or_create(directory), settings.admin_key)
     finally:
