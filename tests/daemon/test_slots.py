@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from darkbloom_provider.config import BackendSection
+from darkbloom_provider.daemon.slots import ModelSlots, choose
+from darkbloom_provider.errors import ModelError
+from darkbloom_provider.models.store import InstalledModel
+from support.daemon_parts import FakeLoader
+from support.manual_time import ManualTime
+
+
+def model(model_id: str) -> InstalledModel:
+    return InstalledModel(
+        id=model_id,
+        path=Path(model_id),
+        size_bytes=540_000_000,
+        model_type="llama",
+        quantization="float32",
+    )
+
+
+A, B, C = model("a"), model("b"), model("c")
+
+
+# ---------------------------------------------------------------- which models
+
+
+def test_without_models_the_error_names_the_import_command() -> None:
+    with pytest.raises(ModelError) as caught:
+        choose([], BackendSection())
+    assert "darkbloom models import PATH.gguf" in (caught.value.next_step or "")
+
+
+def test_a_named_model_that_is_not_installed_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ModelError, match="installed: a, b"):
+        choose([A, B], BackendSection(), named=["x"])
+    with pytest.raises(ModelError, match="x is not installed"):
+        choose([A], BackendSection(model="x"))
+
+
+@pytest.mark.parametrize(
+    ("named", "settings", "all_models", "chosen"),
+    [
+        ((), BackendSection(), False, ("a", "b", "c")),
+        (("b",), BackendSection(model="a"), False, ("b",)),
+        ((), BackendSection(model="c", enabled_models=["a", "c"]), False, ("c", "a")),
+        ((), BackendSection(model="c"), True, ("a", "b", "c")),
+        (("c", "c"), BackendSection(), False, ("c",)),
+    ],
+)
+def test_the_command_line_wins_over_the_settings(
+    named: tuple[str, ...], settings: BackendSection, all_models: bool, chosen: tuple[str, ...]
+) -> None:
+    choice = choose([A, B, C], settings, named=named, all_models=all_models)
+    assert tuple(m.id for m in choice.models) == chosen
+    assert choice.left_out == ()
+
+
+def test_models_beyond_the_slots_are_left_out_aloud() -> None:
+    choice = choose([A, B, C], BackendSection(max_model_slots=2))
+    assert [m.id for m in choice.models] == ["a", "b"]
+    assert choice.left_out == ("c is not served: max_model_slots is 2",)
+
+
+# ---------------------------------------------------------------- loading
+
+
+async def test_one_model_that_fails_does_not_keep_the_others_from_serving() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    loader.fail["a"] = ModelError("it is damaged")
+    await slots.load_all(loader)
+    assert slots.servable() == ("b",)
+    assert [(s.model.id, s.state, s.detail) for s in slots.snapshot()] == [
+        ("a", "failed", "it is damaged"),
+        ("b", "ready", None),
+    ]
+    assert [info.id for info in slots.infos()] == ["b"]
+
+
+async def test_if_every_model_fails_the_start_fails_with_the_first_reason() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    loader.fail = {"a": ModelError("first"), "b": ModelError("second")}
+    with pytest.raises(ModelError, match="first"):
+        await slots.load_all(loader)
+
+
+async def test_a_load_under_way_is_shown_with_its_size() -> None:
+    slots = ModelSlots([A], ManualTime().clock)
+    loading = asyncio.ensure_future(slots.load_all(FakeLoader()))
+    await asyncio.sleep(0)
+    (slot,) = slots.snapshot()
+    assert (slot.state, slot.detail) == ("loading", "reading 0.54 GB of weights")
+    await loading
+
+
+# ---------------------------------------------------------------- idling
+
+
+async def test_an_idle_model_is_unloaded_and_loaded_again_by_the_next_request() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A, B], time.clock)
+    await slots.load_all(loader)
+    time.now += 50
+    await slots.prepare(loader, "b")
+    time.now += 50
+    await slots.unload_idle(loader, 60, dict)
+    assert slots.warm() == ("b",)
+    assert slots.servable() == ("a", "b")
+    await slots.prepare(loader, "a")
+    assert slots.warm() == ("a", "b")
+    assert loader.calls == ["load a", "load b", "unload a", "load a"]
+
+
+async def test_a_model_in_use_is_never_unloaded() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A], time.clock)
+    await slots.load_all(loader)
+    time.now += 1000
+    await slots.unload_idle(loader, 60, lambda: {"a": 1})
+    assert slots.warm() == ("a",)
+
+
+async def test_a_reload_that_fails_is_tried_again_by_the_next_request() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A], time.clock)
+    await slots.load_all(loader)
+    time.now += 1000
+    await slots.unload_idle(loader, 60, dict)
+    loader.fail["a"] = ModelError("no memory")
+    with pytest.raises(ModelError):
+        await slots.prepare(loader, "a")
+    assert slots.snapshot()[0].detail == "the last load failed: no memory"
+    loader.fail.clear()
+    await slots.prepare(loader, "a")
+    assert slots.warm() == ("a",)
