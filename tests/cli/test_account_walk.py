@@ -9,14 +9,20 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
+from darkbloom_provider.coordinator import device_login
 from darkbloom_provider.coordinator.server import RunningCoordinator, running_coordinator
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.models.catalogue import Catalogue
 from support.processes import environment
 
 
-async def test_an_owner_links_looks_and_logs_out(tmp_path: Path) -> None:
+async def test_an_owner_links_looks_and_logs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The least a client polls at, so that the walk does not wait the documented five seconds.
+    monkeypatch.setattr(device_login, "POLL_INTERVAL_S", 1)
     home = tmp_path / "home"
     env = {**environment(home), "PYTHONUNBUFFERED": "1"}
     settings = Settings(state_directory=tmp_path / "coordinator", port=0)
