@@ -1,0 +1,147 @@
+"""The coordinator's money and account endpoints over HTTP, without a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from sqlalchemy import Connection
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from darkbloom_provider.coordinator import account_routes, accounts, money_routes, replies
+from darkbloom_provider.coordinator.accounts import Identity
+from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.middleware import CorsMiddleware, RequestIdMiddleware
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.session_tokens import SessionKeys
+from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.logs import Secret
+from darkbloom_provider.models.catalogue import Catalogue
+from support.books import Clock, Shop
+
+T = TypeVar("T")
+ADMIN_KEY = "the-operators-key"
+BASE = "http://coordinator.test:8080"
+
+
+def counted_hex(prefix: str = "") -> Callable[[int], str]:
+    """Hex that never repeats and is the same in every run."""
+    counter = itertools.count()
+    return lambda size: hashlib.shake_256(f"{prefix}{next(counter)}".encode()).hexdigest(size)
+
+
+@dataclass(slots=True)
+class Desk:
+    """One coordinator's front desk, a client in front of it, and a clock to turn."""
+
+    services: Services
+    clock: Clock
+    client: httpx.AsyncClient
+    revoked: list[str] = field(default_factory=list)
+
+    async def books(self, act: Callable[[Shop], T]) -> T:
+        """Do something in the books, in one transaction."""
+        policy, clock = self.services.policy, self.clock
+        return await self.services.db.write(lambda c: act(Shop(c, policy, clock=clock)))
+
+    async def write(self, act: Callable[[Connection], T]) -> T:
+        return await self.services.db.write(act)
+
+    async def user(self, account_id: str) -> None:
+        """Make a person."""
+        now = self.clock()
+        await self.write(
+            lambda c: accounts.create_user(
+                c, account_id=account_id, email=f"{account_id}@example.org", now=now
+            )
+        )
+
+    def session(self, account_id: str, lifetime: timedelta = timedelta(hours=1)) -> dict[str, str]:
+        """The headers of somebody signed in."""
+        token = self.services.identity.sessions.issue(
+            account_id, now=self.clock(), lifetime=lifetime
+        )
+        return bearer(token.reveal())
+
+    async def api_key(self, account_id: str) -> dict[str, str]:
+        """The headers of an API key's holder."""
+        reply = await self.client.post("/v1/auth/keys", headers=self.session(account_id))
+        return bearer(reply.json()["api_key"])
+
+    async def device_token(self, account_id: str) -> dict[str, str]:
+        """The headers of a machine linked to this account, by the real flow."""
+        code = (await self.client.post("/v1/device/code")).json()
+        await self.client.post(
+            "/v1/device/approve",
+            headers=self.session(account_id),
+            json={"user_code": code["user_code"]},
+        )
+        reply = await self.client.post(
+            "/v1/device/token", json={"device_code": code["device_code"]}
+        )
+        return bearer(reply.json()["token"])
+
+    async def get(self, path: str, **options: Any) -> Any:
+        """The JSON of a reply that must be good."""
+        reply = await self.client.get(path, **options)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def error_of(reply: httpx.Response) -> tuple[int, str]:
+    """Status and type of an error reply, whose body must be exactly as agreed."""
+    document = reply.json()
+    assert set(document) == {"error"}
+    assert set(document["error"]) == {"type", "message"}
+    assert document["error"]["message"]
+    return reply.status_code, document["error"]["type"]
+
+
+@contextlib.asynccontextmanager
+async def front_desk(directory: Path, **changes: Any) -> AsyncIterator[Desk]:
+    """A desk over a fresh database; `changes` replace fields of `Services`."""
+    clock = Clock()
+    database = await Database.open(directory / "ledger.sqlite3", clock=clock)
+    revoked: list[str] = []
+    services = replace(
+        Services(
+            db=database,
+            identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
+            clock=clock,
+            random_hex=counted_hex(),
+            new_id=lambda: "unused",
+            catalogue=Catalogue.builtin(),
+            policy=Policy(),
+            console_url=None,
+            connected_providers=lambda: 0,
+            on_token_revoked=revoked.append,
+        ),
+        **changes,
+    )
+    app = Starlette(
+        routes=[*account_routes.routes(services), *money_routes.routes(services)],
+        middleware=[
+            Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
+            Middleware(CorsMiddleware),
+        ],
+        exception_handlers=replies.exception_handlers(),
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            yield Desk(services, clock, client, revoked)
+    finally:
+        await database.close()
