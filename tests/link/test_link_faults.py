@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 
 import pytest
@@ -10,11 +11,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from darkbloom_provider.link.failure import REPLACED_REASON
-from darkbloom_provider.link.outbox import ReplyClosedError
+from darkbloom_provider.link.outbox import CONTROL_LIMIT, ReplyClosedError
 from darkbloom_provider.link.reconnect import REFUSED_S, REPLACED_S
+from darkbloom_provider.link.reply import Reply
 from darkbloom_provider.link.state import LinkState, Phase
 from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
 from darkbloom_provider.protocol.messages import (
+    AttestationChallenge,
     EncryptedPayload,
     Heartbeat,
     InferenceError,
@@ -32,6 +35,13 @@ def waited(state: LinkState) -> float:
     """Seconds between the end of the attempt and the next one."""
     assert state.retry_at is not None
     return state.retry_at - state.since
+
+
+async def stream(reply: Reply) -> None:
+    """A job that never stops talking: large chunks, so that a line fills up quickly."""
+    large = EncryptedPayload(ephemeral_public_key="key", ciphertext="x" * 5_000_000)
+    while True:
+        await reply.chunk(large, USAGE)
 
 
 def answering(coordinator: ScriptedCoordinator, status: int, **headers: str) -> None:
@@ -229,13 +239,7 @@ async def test_a_job_that_waits_for_room_is_woken_by_the_loss(
     rig, peer = await registered(start, coordinator)
     reply = await a_job(rig, peer)
     await reply.accepted()
-    large = EncryptedPayload(ephemeral_public_key="key", ciphertext="x" * 1_000_000)
-
-    async def stream() -> None:
-        while True:
-            await reply.chunk(large, USAGE)
-
-    streaming = asyncio.create_task(stream())
+    streaming = asyncio.create_task(stream(reply))
     while not rig.link.depth.job_characters:
         await settle()
     peer.connection.transport.abort()
@@ -250,13 +254,7 @@ async def test_a_coordinator_that_stops_reading_does_not_hold_up_the_end(
     reply = await a_job(rig, peer)
     await reply.accepted()
     peer.connection.transport.pause_reading()
-    large = EncryptedPayload(ephemeral_public_key="key", ciphertext="x" * 5_000_000)
-
-    async def stream() -> None:
-        while True:
-            await reply.chunk(large, USAGE)
-
-    streaming = asyncio.create_task(stream())
+    streaming = asyncio.create_task(stream(reply))
     while not rig.link.depth.job_characters:
         await settle()
     draining = asyncio.create_task(rig.link.drain(10))
@@ -266,6 +264,76 @@ async def test_a_coordinator_that_stops_reading_does_not_hold_up_the_end(
         await draining
     with pytest.raises(ReplyClosedError):
         await streaming
+
+
+async def test_the_last_words_are_sent_before_hanging_up(
+    start: Start, coordinator: ScriptedCoordinator
+) -> None:
+    rig = start(coordinator.url, close_timeout_s=20.0)
+    peer = await coordinator.next_peer()
+    await peer.accept()
+    reply = await a_job(rig, peer)
+    await reply.accepted()
+    peer.connection.transport.pause_reading()
+    streaming = asyncio.create_task(stream(reply))
+    while not rig.link.depth.job_characters:
+        await settle()
+    draining = asyncio.create_task(rig.link.drain(10))
+    await rig.phase(Phase.DRAINING)
+    await rig.time.advance(11)
+    peer.connection.transport.resume_reading()
+    assert await peer.hear_to_the_end() == 1000
+    assert isinstance(peer.heard[-1], InferenceError)
+    await draining
+    with pytest.raises(ReplyClosedError):
+        await streaming
+
+
+async def test_a_coordinator_that_asks_without_reading_is_left(
+    start: Start, coordinator: ScriptedCoordinator
+) -> None:
+    rig, peer = await registered(start, coordinator)
+    reply = await a_job(rig, peer)
+    await reply.accepted()
+    peer.connection.transport.pause_reading()
+    streaming = asyncio.create_task(stream(reply))
+    while not rig.link.depth.job_characters:
+        await settle()
+    for number in range(CONTROL_LIMIT + 2):
+        await peer.say(AttestationChallenge(nonce=f"nonce {number}"))
+    state = await rig.phase(Phase.WAITING)
+    assert state.last_problem is not None
+    assert "stopped reading" in state.last_problem.what
+    with pytest.raises(ReplyClosedError):
+        await streaming
+
+
+async def test_a_proxy_of_the_environment_is_not_used(
+    start: Start, coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    start(coordinator.url)
+    await coordinator.next_peer()
+
+
+async def test_the_token_is_in_no_log(
+    start: Start,
+    coordinator: ScriptedCoordinator,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    rig, peer = await registered(start, coordinator)
+    token = next(m for m in peer.heard if isinstance(m, Register)).auth_token
+    assert token is not None
+    peer.connection.transport.abort()
+    await rig.phase(Phase.WAITING)
+    # The server of this test logs what it hears; only the provider's side counts.
+    ours = [record for record in caplog.records if record.name != "websockets.server"]
+    assert not [record for record in ours if record.name.startswith("websockets")]
+    assert token not in "".join(r.getMessage() for r in ours) + capsys.readouterr().out
 
 
 async def test_an_answer_over_the_limit_ends_its_job_and_not_the_connection(

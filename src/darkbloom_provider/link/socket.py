@@ -101,7 +101,7 @@ class _Direct(connect):
 
 async def dial(url: str, limits: SocketLimits) -> Socket | Failure:
     """Open a websocket to `url`, straight: no proxy from the environment, no redirects."""
-    # A logger that is attached to nothing: at debug level the library would print whole frames.
+    # A logger attached to nothing: at debug level the library prints parts of what is sent.
     silent = logging.Logger("websockets", level=logging.CRITICAL + 1)  # noqa: LOG001 — see above
     try:
         connection = await _Direct(
