@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ def test_what_is_written_is_read_by_mlx(tmp_path: Path) -> None:
     specs = [TensorSpec("a", "F32", (2, 3)), TensorSpec("b", "U32", (4,))]
     arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.uint32)]
     size = safetensors_file.write(path, specs, iter(arrays), metadata={"format": "mlx"})
-    loaded = mx.load(str(path))
+    loaded: Any = mx.load(str(path))
     assert np.array_equal(np.array(loaded["a"]), arrays[0])
     assert np.array_equal(np.array(loaded["b"]), arrays[1])
     header = safetensors_file.read_header(path)

@@ -65,14 +65,12 @@ def _tokenizer() -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     merges: list[tuple[str, str]] = []
     words = _TEXT.split()
-    for word in [*words, *(f"Ġ{word}" for word in words)]:
-        known = word[0]
-        for letter in word[1:]:
-            pair = (known, letter)
-            known += letter
-            if known not in vocabulary:
-                vocabulary[known] = len(vocabulary)
-                merges.append(pair)
+    # Letters become words first, then a word and the space before it become one token.
+    pairs = [(word[:n], word[n]) for word in words for n in range(1, len(word))]
+    for left, right in [*pairs, *(("Ġ", word) for word in words)]:
+        if left + right not in vocabulary:
+            vocabulary[left + right] = len(vocabulary)
+            merges.append((left, right))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,0 +1,407 @@
+"""The batch, step by step, in this thread: every phase can be met exactly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from darkbloom_provider.engine.batch import Batch
+from darkbloom_provider.engine.errors import (
+    EngineError,
+    GenerationFailedError,
+    InvalidGenerationError,
+)
+from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest, Usage
+from darkbloom_provider.engine.sampling import Samplers
+from darkbloom_provider.engine.updates import (
+    Failed,
+    Finished,
+    Progress,
+    Released,
+    RequestUpdate,
+    Started,
+)
+from support.tiny_model import CONTEXT_LENGTH
+
+SETTINGS = EngineSettings(max_running=4, prefill_step_busy=8, prefill_step_idle=32)
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_model: Path) -> Weights:
+    steps = load_steps(tiny_model, step_bytes=100_000)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: Weights = done.value
+            return result
+
+
+class Interfering:
+    """A model with something in front of it."""
+
+    def __init__(self, model: Any, before: Callable[[Any], None]) -> None:
+        self._model = model
+        self._before = before
+
+    def __call__(self, tokens: Any, **options: Any) -> Any:
+        self._before(tokens)
+        return self._model(tokens, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+@dataclass
+class Outcome:
+    """What came of one request."""
+
+    text: str = ""
+    prompt_tokens: int | None = None
+    finished: Finished | None = None
+    error: EngineError | None = None
+    released: bool = False
+    counts: list[int] = field(default_factory=list)
+
+
+class Run:
+    """A batch and what it said."""
+
+    def __init__(self, weights: Weights, settings: EngineSettings = SETTINGS) -> None:
+        self.batch = Batch(
+            weights,
+            settings=settings,
+            samplers=Samplers(itertools.count(1).__next__),
+            limit_wired=lambda: None,
+        )
+        self.outcomes: dict[int, Outcome] = {}
+
+    def add(self, key: int, request: GenerationRequest) -> None:
+        self.outcomes[key] = Outcome()
+        self.take(self.batch.add(key, request))
+
+    def cancel(self, key: int) -> None:
+        self.take(self.batch.cancel(key))
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.take(self.batch.step())
+
+    def to_the_end(self) -> dict[int, Outcome]:
+        while self.batch.busy:
+            self.step()
+        return self.outcomes
+
+    def take(self, updates: list[RequestUpdate]) -> None:
+        for update in updates:
+            outcome = self.outcomes[update.key]
+            assert outcome.finished is None
+            assert outcome.error is None
+            assert not outcome.released
+            match update:
+                case Started(prompt_tokens=prompt_tokens):
+                    outcome.prompt_tokens = prompt_tokens
+                case Progress(text=text, completion_tokens=completion_tokens):
+                    outcome.text += text
+                    outcome.counts.append(completion_tokens)
+                case Finished():
+                    outcome.finished = update
+                case Failed(error=error):
+                    outcome.error = error
+                case Released():
+                    outcome.released = True
+
+
+def ask(prompt: str = "hello", max_tokens: int = 30, **options: Any) -> GenerationRequest:
+    return GenerationRequest("r", "m", prompt=prompt, max_tokens=max_tokens, **options)
+
+
+def alone(weights: Weights, request: GenerationRequest) -> Outcome:
+    run = Run(weights)
+    run.add(0, request)
+    return run.to_the_end()[0]
+
+
+LONG = "the stone and the river " * 12
+PROMPTS = [
+    ask("hello"),
+    ask(LONG, 20),
+    ask("a", 40),
+    ask("water", 1),
+    ask("naïve 🦊", 25),
+    ask(LONG[5:60], 10),
+]
+
+
+# ---------------------------------------------------------------- the same text as alone
+
+
+def test_mixed_requests_in_a_batch_get_the_text_they_would_get_alone(weights: Weights) -> None:
+    run = Run(weights)
+    for key, request in enumerate(PROMPTS):
+        run.add(key, request)
+    outcomes = run.to_the_end()
+    for key, request in enumerate(PROMPTS):
+        expected = alone(weights, request)
+        assert outcomes[key].text == expected.text
+        assert expected.finished is not None
+        assert outcomes[key].finished == replace(expected.finished, key=key)
+        assert outcomes[key].counts == list(range(1, (request.max_tokens or 0) + 1))
+
+
+def test_requests_that_join_between_steps_change_nobodys_text(weights: Weights) -> None:
+    run = Run(weights)
+    for key, request in enumerate(PROMPTS):
+        run.add(key, request)
+        run.step(3)
+    outcomes = run.to_the_end()
+    assert [outcomes[key].text for key in range(len(PROMPTS))] == [
+        alone(weights, request).text for request in PROMPTS
+    ]
+
+
+def test_a_seed_gives_the_same_text_in_any_company(weights: Weights) -> None:
+    seeded = ask("hello", temperature=1.2, top_p=0.95, top_k=50, min_p=0.01, seed=11)
+    run = Run(weights)
+    run.add(0, ask("water", temperature=0.9))
+    run.step(5)
+    run.add(1, seeded)
+    run.add(2, replace(seeded, seed=12))
+    outcomes = run.to_the_end()
+    assert outcomes[1].text == alone(weights, seeded).text
+    assert outcomes[1].text != outcomes[2].text
+
+
+def test_a_repetition_penalty_changes_only_its_own_request(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask(max_tokens=120))
+    run.add(1, ask(max_tokens=120, repetition_penalty=9.0))
+    outcomes = run.to_the_end()
+    assert outcomes[0].text == alone(weights, ask(max_tokens=120)).text
+    assert outcomes[1].text != outcomes[0].text
+
+
+# ---------------------------------------------------------------- cancelling
+
+SURVIVORS = [ask("hello", 40), ask("water", 35)]
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"), [("waiting", 0), ("prompt", 3), ("decoding", 25), ("last", 44)]
+)
+def test_cancelling_in_any_phase_frees_at_once_and_leaves_the_others_text_alone(
+    weights: Weights, phase: str, steps: int
+) -> None:
+    victim = ask(LONG, 200)
+    run = Run(weights, replace(SETTINGS, max_running=3))
+    for key, request in enumerate(SURVIVORS):
+        run.add(key, request)
+    run.step(2)
+    run.add(9, victim)
+    run.step(steps)
+    before = run.batch.snapshot("m")
+    assert {
+        "waiting": before.waiting == 1,
+        "prompt": before.running == 3 and not run.outcomes[9].counts,
+        "decoding": before.running == 3 and bool(run.outcomes[9].counts),
+        "last": before.running == 1 and bool(run.outcomes[9].counts),
+    }[phase]
+    run.cancel(9)
+    assert run.outcomes[9].released
+    after = run.batch.snapshot("m")
+    assert (after.running, after.waiting) == (before.running - (phase != "waiting"), 0)
+    outcomes = run.to_the_end()
+    assert [outcomes[key].text for key in (0, 1)] == [
+        alone(weights, request).text for request in SURVIVORS
+    ]
+    # The place is free again, and what comes next is not disturbed either.
+    run.add(10, SURVIVORS[0])
+    assert run.to_the_end()[10].text == outcomes[0].text
+
+
+def test_cancelling_what_has_left_or_never_was_does_nothing(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask(max_tokens=2))
+    run.to_the_end()
+    run.cancel(0)
+    run.cancel(77)
+    assert not run.outcomes[0].released
+
+
+# ---------------------------------------------------------------- the end of a text
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 12])
+def test_a_stop_string_ends_the_text_before_it(weights: Weights, length: int) -> None:
+    whole = alone(weights, ask()).text
+    stop = whole[20 : 20 + length]
+    outcome = alone(weights, ask(stop=(stop, "never said")))
+    assert outcome.text == whole[: whole.index(stop)]
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
+    assert outcome.finished.usage.completion_tokens == outcome.counts[-1] < 30
+
+
+def test_text_held_back_for_a_stop_string_that_never_came_is_shown_at_the_end(
+    weights: Weights,
+) -> None:
+    whole = alone(weights, ask())
+    outcome = alone(weights, ask(stop=(whole.text[-3:] + "☃",)))
+    assert outcome.text == whole.text
+    assert outcome.finished == whole.finished
+
+
+def test_the_token_that_ends_a_turn_is_counted_and_not_shown(weights: Weights) -> None:
+    fed: list[int] = []
+    watched = Interfering(weights.model, lambda tokens: fed.append(tokens[0, -1].item()))
+    whole = alone(replace(weights, model=watched), ask())
+    # Each step is fed the token that the step before it chose, the first one the prompt's last.
+    chosen = fed[-30:]
+    assert len(whole.counts) == len(chosen)
+    ending = chosen[12]
+    place = chosen.index(ending) + 1
+    wrapped = weights.tokenizer
+    assert isinstance(wrapped, TokenizerWrapper)
+    ends = TokenizerWrapper(wrapped._tokenizer, eos_token_ids=[ending])
+    outcome = alone(replace(weights, tokenizer=ends), ask())
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
+    assert outcome.finished.usage.completion_tokens == place == outcome.counts[-1]
+    assert outcome.text == wrapped.decode(chosen[: place - 1])
+
+
+def test_a_completion_never_grows_beyond_the_context(weights: Weights) -> None:
+    prompt = "the" + " the" * (CONTEXT_LENGTH - 11)
+    outcome = alone(weights, ask(prompt, max_tokens=8192))
+    assert outcome.prompt_tokens is not None
+    room = CONTEXT_LENGTH - outcome.prompt_tokens
+    assert 0 < room < 20
+    assert outcome.finished == Finished(0, "length", Usage(outcome.prompt_tokens, room))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(weights: Weights) -> None:
+    outcome = alone(weights, ask("the " * (CONTEXT_LENGTH + 1)))
+    assert isinstance(outcome.error, InvalidGenerationError)
+    assert outcome.error.status_code == 413
+    assert outcome.counts == []
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_a_request_that_cannot_be_rendered_ends_only_itself(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask())
+    run.step(5)
+    run.add(1, GenerationRequest("r", "m", messages=({"content": "no role"},)))
+    outcomes = run.to_the_end()
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.status_code == 400
+    assert outcomes[0].text == alone(weights, ask()).text
+
+
+def test_a_text_that_cannot_be_decoded_ends_only_itself(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask())
+    run.add(1, ask("water"))
+    run.step(5)
+    entry = next(entry for entry in run.batch._running.values() if entry.key == 1)
+
+    def broken(_token: int) -> str:
+        raise ValueError("secret words")
+
+    entry.detokenizer = type("Broken", (), {"add": staticmethod(broken)})()
+    outcomes = run.to_the_end()
+    assert isinstance(outcomes[1].error, GenerationFailedError)
+    assert "secret" not in "".join(outcomes[1].error.lines())
+    assert outcomes[0].text == alone(weights, ask()).text
+
+
+def test_a_step_that_raises_fails_what_is_in_flight_and_no_more(weights: Weights) -> None:
+    countdown = iter([*range(12)])
+
+    def fail_once(_tokens: Any) -> None:
+        if next(countdown, None) == 11:
+            raise RuntimeError("[metal] out of memory")
+
+    broken = replace(weights, model=Interfering(weights.model, fail_once))
+    run = Run(broken, replace(SETTINGS, max_running=2))
+    for key in range(3):
+        run.add(key, ask())
+    outcomes = run.to_the_end()
+    for key in (0, 1):
+        error = outcomes[key].error
+        assert isinstance(error, GenerationFailedError)
+        assert (error.why, error.status_code) == ("RuntimeError", 500)
+    assert outcomes[2].text == alone(weights, ask()).text
+
+
+def test_failing_everything_leaves_nothing(weights: Weights) -> None:
+    run = Run(weights, replace(SETTINGS, max_running=1))
+    run.add(0, ask())
+    run.add(1, ask())
+    run.step(4)
+    error = EngineError(503, "stopping")
+    run.take(run.batch.fail_all(error))
+    assert [outcome.error for outcome in run.outcomes.values()] == [error, error]
+    assert not run.batch.busy
+
+
+# ---------------------------------------------------------------- bounds and figures
+
+
+def test_prompts_come_in_small_pieces_while_streams_run(weights: Weights) -> None:
+    sizes: list[int] = []
+    watched = replace(
+        weights, model=Interfering(weights.model, lambda tokens: sizes.append(tokens.shape[1]))
+    )
+    run = Run(watched)
+    run.add(0, ask(LONG, 3))
+    run.to_the_end()
+    assert max(sizes) == SETTINGS.prefill_step_idle
+    run.add(1, ask(max_tokens=100))
+    run.step(5)
+    sizes.clear()
+    run.add(2, ask(LONG, 3))
+    run.to_the_end()
+    assert max(sizes) == SETTINGS.prefill_step_busy
+
+
+def test_no_more_run_than_the_setting_allows_and_the_rest_wait_their_turn(
+    weights: Weights,
+) -> None:
+    run = Run(weights, replace(SETTINGS, max_running=2))
+    for key in range(5):
+        run.add(key, ask(max_tokens=4))
+    seen = set()
+    order: list[int] = []
+    while run.batch.busy:
+        run.step()
+        seen.add(run.batch.snapshot("m").running)
+        order += [k for k, o in run.outcomes.items() if o.finished and k not in order]
+    assert max(seen) == 2
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_the_figures_of_a_slot_are_those_of_the_heartbeat(weights: Weights) -> None:
+    run = Run(weights, replace(SETTINGS, max_running=1))
+    run.add(0, ask("hello", 20))
+    run.add(1, ask("hello", 20))
+    run.step(6)
+    slot = run.batch.snapshot("m")
+    prompt = run.outcomes[0].prompt_tokens
+    assert prompt is not None
+    assert (slot.running, slot.waiting, slot.max_tokens_potential) == (1, 1, 20)
+    assert slot.active_tokens == prompt + run.outcomes[0].counts[-1]
+    assert slot.context_length == CONTEXT_LENGTH
+    run.to_the_end()
+    idle = run.batch.snapshot("m")
+    assert (idle.running, idle.waiting, idle.active_tokens, idle.max_tokens_potential) == (0,) * 4
+    assert run.batch.tokens_generated == 40
