@@ -77,7 +77,10 @@ class Database:
         self._waiting: queue.Queue[_Write[Any] | None] = queue.Queue()
         self._slots = asyncio.Semaphore(MAX_WAITING_WRITES)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-read")
-        self._writer = threading.Thread(target=self._write_forever, name="ledger-write")
+        # A daemon: a process that dies without closing must not hang on it. SQLite survives that.
+        self._writer = threading.Thread(
+            target=self._write_forever, name="ledger-write", daemon=True
+        )
         self._closed = False
         self._writer.start()
 
