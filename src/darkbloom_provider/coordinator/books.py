@@ -119,32 +119,27 @@ def move(connection: Connection, movement: Movement, now: datetime) -> None:
         return
     if movement.amount < 0:
         raise LedgerError("Money moves forward only", why="a negative amount was asked for")
-    for account_id in (movement.source, movement.target):
-        if account_id in INTERNAL:
-            open_account(connection, account_id, "internal", now)
     transfer_id = connection.execute(
         insert(transfers)
         .values(type=movement.type, reference=movement.reference, created_at=now)
         .returning(transfers.c.id)
     ).scalar_one()
-    _enter(
-        connection,
-        transfer_id,
-        movement.source,
-        Balance(-movement.amount, -movement.source_withdrawable),
-    )
-    _enter(
-        connection,
-        transfer_id,
-        movement.target,
-        Balance(movement.amount, movement.target_withdrawable),
-    )
+    taken = Balance(-movement.amount, -movement.source_withdrawable)
+    given = Balance(movement.amount, movement.target_withdrawable)
+    for account_id, change in ((movement.source, taken), (movement.target, given)):
+        _enter(connection, transfer_id, account_id, change, now)
 
 
-def _enter(connection: Connection, transfer_id: int, account_id: str, change: Balance) -> None:
-    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
+def _enter(
+    connection: Connection, transfer_id: int, account_id: str, change: Balance, now: datetime
+) -> None:
+    query = select(accounts).where(accounts.c.id == account_id)
+    row = connection.execute(query).one_or_none()
     if row is None:
-        raise LedgerError("There is no such account")
+        if account_id not in INTERNAL:
+            raise LedgerError("There is no such account")
+        open_account(connection, account_id, "internal", now)
+        row = connection.execute(query).one()
     balance = row.balance + change.balance
     withdrawable = row.withdrawable + change.withdrawable
     if row.kind != "internal" and not 0 <= withdrawable <= balance:
