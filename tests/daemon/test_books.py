@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import threading
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from darkbloom_provider.earnings.journal import (
     Journal,
     JournalTotals,
 )
-from darkbloom_provider.earnings.journal_file import JournalError, JournalFullError
-from support.daemon_parts import NOW
+from darkbloom_provider.earnings.journal_file import JournalError
+from support.daemon_parts import NOW, FakeJournal
 from support.manual_time import ManualTime, settle
 from support.processes import until
 
@@ -30,35 +29,6 @@ def record(job_id: str) -> JobRecord:
         linked=True,
         estimate_micro_usd=3,
     )
-
-
-class FakeJournal:
-    """Fails while `broken`; waits while `stuck` is not set."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, JobRecord] = {}
-        self.keys: list[str] = []
-        self.broken = False
-        self.stuck: threading.Event | None = None
-        self.closed = False
-        self.threads: set[str] = set()
-
-    def record(self, record: JobRecord) -> None:
-        self.threads.add(threading.current_thread().name)
-        if self.stuck is not None:
-            self.stuck.wait(10)
-        if self.broken:
-            raise JournalFullError("The disk is full")
-        self.rows.setdefault(record.job_id, record)
-
-    def totals(self) -> JournalTotals:
-        return JournalTotals(len(self.rows), 3 * len(self.rows))
-
-    def remember_key(self, public_text: str, at: dt.datetime) -> None:
-        self.keys.append(public_text)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 async def test_a_record_is_in_the_journal_when_the_books_are_closed(tmp_path: Path) -> None:

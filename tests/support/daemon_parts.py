@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from darkbloom_provider.daemon.jobs import JobRunner, Terms
-from darkbloom_provider.earnings.journal import JobRecord
+from darkbloom_provider.earnings.journal import JobRecord, JournalTotals
+from darkbloom_provider.earnings.journal_file import JournalFullError
 from darkbloom_provider.engine.errors import ModelNotLoadedError
 from darkbloom_provider.engine.requests import Delta, GenerationRequest
 from darkbloom_provider.engine.requests import Usage as Counted
@@ -76,9 +78,9 @@ class FakeEngine:
 class FakeReply:
     """Records what is sent. `slow` holds each chunk until it is set; `close()` ends it."""
 
-    def __init__(self, session: KeyPair, provider: KeyPair) -> None:
-        self._channel = Channel(session, provider.public_text)
-        self._provider = provider.public_text
+    def __init__(self, session: KeyPair, provider: str) -> None:
+        self._channel = Channel(session, provider)
+        self._provider = provider
         self.accepts = 0
         self.texts: list[str] = []
         self.usages: list[Usage] = []
@@ -157,6 +159,35 @@ class FakeBooks:
         self.records.append(record)
 
 
+class FakeJournal:
+    """Fails while `broken`; waits while `stuck` is not set."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, JobRecord] = {}
+        self.keys: list[str] = []
+        self.broken = False
+        self.stuck: threading.Event | None = None
+        self.closed = False
+        self.threads: set[str] = set()
+
+    def record(self, record: JobRecord) -> None:
+        self.threads.add(threading.current_thread().name)
+        if self.stuck is not None:
+            self.stuck.wait(10)
+        if self.broken:
+            raise JournalFullError("The disk is full")
+        self.rows.setdefault(record.job_id, record)
+
+    def totals(self) -> JournalTotals:
+        return JournalTotals(len(self.rows), 3 * len(self.rows))
+
+    def remember_key(self, public_text: str, at: dt.datetime) -> None:
+        self.keys.append(public_text)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 async def no_wait(_seconds: float) -> None:
     """A pause that only lets others run."""
     await asyncio.sleep(0)
@@ -183,7 +214,7 @@ class Desk:
 
     def reply(self) -> FakeReply:
         """A reply that can open what is sent."""
-        return FakeReply(self.session, self.keys)
+        return FakeReply(self.session, self.keys.public_text)
 
     def send(
         self, body: bytes | dict[str, Any] | EncryptedPayload | None, request_id: str = "job-1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,21 +84,35 @@ class DaemonClient:
         raise DarkbloomError("The daemon refused", why=refusal.error, next_step=refusal.next_step)
 
     def _send(self, method: str, path: str, body: str | None) -> httpx.Response:
-        sockets.check_length(self._path)
+        self._knock()
         transport = httpx.HTTPTransport(uds=str(self._path))
         try:
             with httpx.Client(
                 transport=transport, base_url=f"http://{HOST}", timeout=self._timeout
             ) as http:
                 return http.request(method, path, content=body)
-        except httpx.ConnectError:
-            raise UnreachableError("No daemon is running", next_step=START_HINT) from None
         except httpx.HTTPError as error:
             raise UnreachableError(
                 "The daemon does not answer",
                 why=f"{type(error).__name__} on {self._path}",
                 next_step="look at its log; `darkbloom stop` ends it",
             ) from None
+
+    def _knock(self) -> None:
+        # httpcore leaves its socket open when a Unix socket refuses: it is asked only after us.
+        sockets.check_length(self._path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(self._timeout)
+            try:
+                probe.connect(os.fspath(self._path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                raise UnreachableError("No daemon is running", next_step=START_HINT) from None
+            except OSError as error:
+                raise UnreachableError(
+                    "The daemon cannot be reached",
+                    why=f"{self._path}: {error.strerror or type(error).__name__}",
+                    next_step="see who owns that file, or look at the daemon's log",
+                ) from None
 
     def _compare(self, theirs: str | None) -> str | None:
         if theirs is None or theirs == self._version:

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from darkbloom_provider.control.models import JobCounts
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts, capacity
+from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot, SlotSnapshot
+from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.logs import Secret
+from darkbloom_provider.protocol import codec, signed
+from darkbloom_provider.protocol.messages import (
+    AttestationChallenge,
+    Hardware,
+    ModelInfo,
+    PrivacyCapabilities,
+    SystemMetrics,
+)
+
+CHALLENGE = AttestationChallenge(nonce="bm9uY2Utbm9uY2U=", timestamp="2026-01-02T03:04:05Z")
+MACHINE = Machine(
+    hardware=Hardware(chip_name="Apple M4 Max", memory_gb=128),
+    posture=Posture(
+        sip_enabled=True, secure_boot_enabled=True, rdma_disabled=True, hypervisor_active=False
+    ),
+    wallet_address="0xabc",
+    machine_id="0" * 32,
+)
+
+
+@dataclasses.dataclass
+class FakeActivity:
+    """What the daemon would say."""
+
+    linked: Secret | None = None
+    jobs: JobCounts = dataclasses.field(default_factory=JobCounts)
+    warm_ids: tuple[str, ...] = ("m",)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return (ModelInfo(id="m", size_bytes=5, model_type="llama", quantization="8bit"),)
+
+    def warm(self) -> tuple[str, ...]:
+        return self.warm_ids
+
+    def token(self) -> Secret | None:
+        return self.linked
+
+    def counts(self) -> JobCounts:
+        return self.jobs
+
+    def engine(self) -> EngineSnapshot:
+        return EngineSnapshot(
+            slots=(SlotSnapshot("m", "running", 1, 2, 300, 400),),
+            memory=MemorySnapshot(active_gb=2**30 / 10**9, peak_gb=0, cache_gb=0),
+        )
+
+    def capabilities(self) -> PrivacyCapabilities:
+        return PrivacyCapabilities(env_scrubbed=True)
+
+
+def facts(
+    activity: FakeActivity | None = None,
+    machine: Machine = MACHINE,
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> ProviderFacts:
+    return ProviderFacts(
+        machine,
+        activity or FakeActivity(),
+        version="1.2.3",
+        public_key="the-public-key",
+        signing_key=key,
+    )
+
+
+def test_the_registration_says_what_was_measured_and_nothing_else() -> None:
+    register, attestation = facts().registration()
+    assert attestation is None
+    assert register.backend == "inprocess-mlx"
+    assert register.version == "1.2.3"
+    assert register.public_key == "the-public-key"
+    assert register.encrypted_response_chunks is True
+    assert register.wallet_address == "0xabc"
+    assert register.machine_id == "0" * 32
+    assert register.auth_token is None
+    assert register.privacy_capabilities == PrivacyCapabilities(env_scrubbed=True)
+    assert [model.id for model in register.models] == ["m"]
+    assert register.hardware == MACHINE.hardware
+
+
+def test_the_token_travels_in_the_registration_and_shows_in_no_representation() -> None:
+    register, _ = facts(FakeActivity(linked=Secret("eigeninference-pt-" + "a" * 64))).registration()
+    assert register.auth_token == "eigeninference-pt-" + "a" * 64
+    assert "aaaa" not in repr(register)
+    assert "00000000" not in repr(MACHINE)
+    assert codec.decode_from_provider(codec.encode(register)) == register
+
+
+def test_the_heartbeat_says_serving_only_while_requests_run() -> None:
+    assert facts().heartbeat().status == "idle"
+    busy = FakeActivity(jobs=JobCounts(in_flight=1, served=4, completion_tokens=99))
+    beat = facts(busy).heartbeat()
+    assert beat.status == "serving"
+    assert (beat.stats.requests_served, beat.stats.tokens_generated) == (4, 99)
+    assert beat.active_model == "m"
+    assert beat.warm_models == ("m",)
+
+
+def test_without_a_model_in_memory_none_is_named() -> None:
+    beat = facts(FakeActivity(warm_ids=())).heartbeat()
+    assert beat.active_model is None
+    assert beat.warm_models == ()
+
+
+def test_capacity_is_the_engines_in_the_unit_of_the_hardware() -> None:
+    figures = capacity(FakeActivity().engine(), 128)
+    (slot,) = figures.slots
+    assert (slot.model, slot.state, slot.num_running, slot.num_waiting) == ("m", "running", 1, 2)
+    assert (slot.active_tokens, slot.max_tokens_potential) == (300, 400)
+    assert figures.gpu_memory_active_gb == 1.0
+    assert figures.total_memory_gb == 128.0
+
+
+def test_a_challenge_is_answered_with_true_signatures() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = facts(key=key).answer(CHALLENGE)
+    public = signed.public_text(key.public_key())
+    message = signed.challenge_message(CHALLENGE.nonce, CHALLENGE.timestamp)
+    assert signed.verify(public, answer.signature, message)
+    assert answer.status_signature is not None
+    unsigned = answer.model_copy(update={"status_signature": None})
+    assert signed.verify(
+        public, answer.status_signature, signed.status_message(CHALLENGE, unsigned)
+    )
+    assert (answer.nonce, answer.public_key) == (CHALLENGE.nonce, "the-public-key")
+    assert (answer.sip_enabled, answer.rdma_disabled) == (True, True)
+    assert (answer.secure_boot_enabled, answer.hypervisor_active) == (True, False)
+
+
+def test_an_unknown_fact_stays_absent_and_a_false_one_is_said() -> None:
+    machine = dataclasses.replace(MACHINE, posture=Posture(sip_enabled=False))
+    text = codec.encode(facts(machine=machine).answer(CHALLENGE))
+    assert '"sip_enabled":false' in text
+    assert "rdma_disabled" not in text
+    assert "secure_boot_enabled" not in text
+    assert "hypervisor_active" not in text
+
+
+@pytest.mark.parametrize("claim", [False, True])
+def test_a_machine_that_is_no_mac_claims_facts_in_development_posture_only(claim: bool) -> None:
+    posture = linux_posture("flags : fpu hypervisor\n", "x86_64")
+    machine = dataclasses.replace(MACHINE, posture=development(posture) if claim else posture)
+    answer = facts(machine=machine).answer(CHALLENGE)
+    assert (answer.sip_enabled, answer.rdma_disabled) == (claim, claim)
+    assert answer.secure_boot_enabled is (True if claim else None)
+    assert answer.hypervisor_active is True
+
+
+async def test_the_load_of_the_machine_is_measured_off_the_loop_and_then_told() -> None:
+    told = facts()
+    measured = SystemMetrics(memory_pressure=0.5, cpu_usage=0.25, thermal_state="fair")
+
+    async def stop(_seconds: float) -> None:
+        raise EOFError
+
+    with pytest.raises(EOFError):
+        await told.keep_fresh(lambda: measured, 5, stop)
+    assert told.heartbeat().system_metrics == measured

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from darkbloom_provider.account.credentials import Credentials
+from darkbloom_provider.config import AttestationSection, BackendSection, Config, CoordinatorSection
+from darkbloom_provider.control.client import DaemonClient
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
+from darkbloom_provider.earnings.journal import Journal
+from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.errors import AlreadyRunningError, ModelError
+from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.link.state import LinkState, Phase
+from darkbloom_provider.logs import Secret
+from darkbloom_provider.models.store import InstalledModel
+from darkbloom_provider.paths import Home
+from darkbloom_provider.protocol.boxes import Channel, KeyPair
+from darkbloom_provider.protocol.messages import (
+    Hardware,
+    InferenceRequest,
+    PrivacyCapabilities,
+    SystemMetrics,
+)
+from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
+from support.daemon_parts import MODEL, NOW, FakeEngine, FakeJournal, FakeReply, chat
+from support.manual_time import settle
+from support.processes import until
+
+URL = "ws://127.0.0.1:9/ws/provider"
+
+
+class FakeLink:
+    """A session that registers when told to and drains when its jobs are done."""
+
+    def __init__(self, jobs: JobRunner, on_state: Callable[[LinkState], None]) -> None:
+        self.state = LinkState(url=URL)
+        self.jobs = jobs
+        self.drains: list[float] = []
+        self.started = asyncio.Event()
+        self._on_state = on_state
+        self._over = asyncio.Event()
+
+    async def run(self) -> None:
+        self.started.set()
+        await self._over.wait()
+
+    def register(self) -> None:
+        self.state = LinkState(url=URL, phase=Phase.REGISTERED)
+        self._on_state(self.state)
+
+    async def drain(self, deadline_s: float) -> None:
+        self.drains.append(deadline_s)
+        if deadline_s:
+            await self.jobs.idle()
+        self._over.set()
+
+
+class LoadingEngine(FakeEngine):
+    """An engine that also loads, when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_load = asyncio.Event()
+        self.may_load.set()
+        self.closed = False
+        self.stuck = threading.Event()
+        self.stuck.set()
+
+    async def load(self, model_id: str, path: Path) -> None:
+        await self.may_load.wait()
+
+    async def unload(self, model_id: str) -> None:
+        """Nothing to free."""
+
+    def snapshot(self) -> EngineSnapshot:
+        self.stuck.wait(30)
+        return EngineSnapshot()
+
+
+@dataclass
+class FakeRooms:
+    """Everything around the supervisor, in memory but for the journal."""
+
+    home: Home
+    models: Sequence[str] = (MODEL,)
+    posture: Posture = field(default_factory=Posture)
+    engines: LoadingEngine = field(default_factory=LoadingEngine)
+    steps: list[str] = field(default_factory=list)
+    links: list[FakeLink] = field(default_factory=list)
+    facts: list[ProviderFacts] = field(default_factory=list)
+    linked: Credentials | None = None
+    journal: FakeJournal | None = None
+
+    def machine(self) -> Machine:
+        self.steps.append("machine")
+        return Machine(
+            hardware=Hardware(memory_gb=16),
+            posture=self.posture,
+            wallet_address="0x1",
+            machine_id="0" * 32,
+        )
+
+    def installed(self) -> list[InstalledModel]:
+        return [InstalledModel(name, Path(name), 10, "llama", "float32") for name in self.models]
+
+    def credentials(self) -> Credentials | None:
+        return self.linked
+
+    def sample(self) -> SystemMetrics:
+        return SystemMetrics()
+
+    def open_journal(self) -> Journal | FakeJournal:
+        self.steps.append("journal")
+        return self.journal or Journal.open(self.home.journal)
+
+    @asynccontextmanager
+    async def engine(self) -> AsyncIterator[LoadingEngine]:
+        self.steps.append("engine")
+        try:
+            yield self.engines
+        finally:
+            self.engines.closed = True
+
+    def link(
+        self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
+    ) -> FakeLink:
+        self.steps.append("link")
+        link = FakeLink(jobs, on_state)
+        self.links.append(link)
+        self.facts.append(facts)
+        return link
+
+    def price(self, model_id: str) -> Price:
+        return DEFAULT_PRICE
+
+    def seal(self) -> None:
+        self.steps.append("seal")
+
+    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
+        return PrivacyCapabilities(sip_enabled=posture.sip_enabled is True)
+
+
+@dataclass
+class Life:
+    """A supervisor that runs, and what is around it."""
+
+    supervisor: Supervisor
+    rooms: FakeRooms
+    task: asyncio.Task[None]
+
+    async def serving(self) -> FakeLink:
+        """Wait until it serves."""
+        await until(lambda: self.rooms.links or self.task.done(), "the daemon to serve")
+        if self.task.done():
+            await self.task
+        link = self.rooms.links[0]
+        await link.started.wait()
+        return link
+
+
+def supervisor(rooms: FakeRooms, **config: object) -> Supervisor:
+    settings = Config(
+        coordinator=CoordinatorSection(url=URL),
+        **config,  # type: ignore[arg-type]  # sections by name
+    )
+    return Supervisor(
+        Assignment(home=rooms.home, config=settings),
+        rooms,
+        Surroundings(pid=4711, now=lambda: NOW, clock=lambda: 0.0),
+    )
+
+
+@asynccontextmanager
+async def life(rooms: FakeRooms, **config: object) -> AsyncIterator[Life]:
+    made = supervisor(rooms, **config)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(made.run())
+        try:
+            yield Life(made, rooms, task)
+        finally:
+            made.force()
+
+
+@pytest.fixture
+def rooms(short_home: Path) -> FakeRooms:
+    return FakeRooms(Home(short_home))
+
+
+def start(rooms: FakeRooms, link: FakeLink, request_id: str = "job-1") -> FakeReply:
+    """Hand in a request sealed for the key that the daemon registered."""
+    session, theirs = KeyPair.generate(), rooms.facts[0].registration()[0].public_key
+    box = Channel(session, theirs).payload(json.dumps(chat()).encode())
+    reply = FakeReply(session, theirs)
+    link.jobs.start(InferenceRequest(request_id=request_id, encrypted_body=box), reply)
+    return reply
+
+
+# ---------------------------------------------------------------- starting
+
+
+async def test_the_parts_start_in_order_and_the_seal_closes_before_the_link(
+    rooms: FakeRooms,
+) -> None:
+    async with life(rooms) as one:
+        link = await one.serving()
+        assert rooms.steps == ["machine", "journal", "engine", "seal", "link"]
+        assert one.supervisor.status().phase == "serving"
+        assert not one.supervisor.ready.is_set()
+        link.register()
+        assert one.supervisor.ready.is_set()
+    assert rooms.engines.closed
+    assert one.supervisor.status().phase == "stopped"
+
+
+async def test_status_can_be_asked_while_a_model_loads(rooms: FakeRooms) -> None:
+    rooms.engines.may_load.clear()
+    async with life(rooms) as one:
+        await until(lambda: one.supervisor.phase == "loading", "the load to begin")
+        await settle()
+        client = DaemonClient(rooms.home.control_socket)
+        told = await asyncio.to_thread(client.status)
+        assert told.phase == "loading"
+        assert [(m.id, m.state) for m in told.models] == [(MODEL, "loading")]
+        rooms.engines.may_load.set()
+        await one.serving()
+        assert one.supervisor.status().models[0].state == "ready"
+
+
+async def test_status_answers_within_200_ms_while_engine_journal_and_link_are_stuck(
+    rooms: FakeRooms,
+) -> None:
+    stuck = threading.Event()
+    rooms.journal = FakeJournal()
+    async with life(rooms) as one:
+        link = await one.serving()
+        rooms.journal.stuck = stuck
+        finished = start(rooms, link, "finished")
+        await finished.over.wait()
+        rooms.engines.gate = asyncio.Event()
+        start(rooms, link, "waiting")
+        rooms.engines.stuck = stuck
+        client = DaemonClient(rooms.home.control_socket)
+        try:
+            await asyncio.to_thread(client.status)
+            began = time.monotonic()
+            told = await asyncio.to_thread(client.status)
+            took = time.monotonic() - began
+        finally:
+            stuck.set()
+    assert (told.phase, told.jobs.in_flight) == ("serving", 1)
+    assert (told.journal.jobs, told.journal.unwritten) == (0, 1)
+    assert took < 0.2
+
+
+async def test_a_second_daemon_for_the_home_is_refused_with_the_pid(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        await one.serving()
+        second = FakeRooms(rooms.home)
+        with pytest.raises(AlreadyRunningError, match="4711"):
+            await supervisor(second).run()
+        assert second.steps == []
+        assert one.supervisor.phase == "serving"
+
+
+async def test_without_models_nothing_is_served_and_nothing_is_left(rooms: FakeRooms) -> None:
+    rooms.models = ()
+    with pytest.raises(ModelError) as caught:
+        await supervisor(rooms).run()
+    assert "darkbloom models import PATH.gguf" in (caught.value.next_step or "")
+    assert rooms.steps == ["machine"]
+    assert not rooms.home.control_socket.exists()
+
+
+async def test_the_account_and_the_key_of_this_start_are_known(rooms: FakeRooms) -> None:
+    rooms.linked = Credentials(Secret("token"), "acct-1")
+    async with life(rooms) as one:
+        await one.serving()
+        told = one.supervisor.status()
+        register, _ = rooms.facts[0].registration()
+    assert (told.account.linked, told.account.account_id) == (True, "acct-1")
+    assert register.auth_token == "token"
+    with Journal.view(rooms.home.journal) as journal:
+        assert journal.provider_keys() == (register.public_key,)
+
+
+async def test_every_start_has_a_key_of_its_own(rooms: FakeRooms) -> None:
+    for _ in range(2):
+        async with life(rooms) as one:
+            await one.serving()
+        rooms.links.clear()
+    first, second = (facts.registration()[0].public_key for facts in rooms.facts)
+    assert first != second
+    with Journal.view(rooms.home.journal) as journal:
+        assert set(journal.provider_keys()) == {first, second}
+
+
+async def test_claims_of_the_development_posture_are_shown(rooms: FakeRooms) -> None:
+    rooms.posture = development(linux_posture("", "x86_64"))
+    async with life(rooms, attestation=AttestationSection(posture="development")) as one:
+        await one.serving()
+        told = one.supervisor.status()
+    assert told.posture.kind == "development"
+    assert any("sip_enabled" in warning for warning in told.warnings)
+
+
+async def test_models_beyond_the_slots_are_noted(rooms: FakeRooms) -> None:
+    rooms.models = ("a", "b")
+    async with life(rooms, backend=BackendSection(max_model_slots=1)) as one:
+        await one.serving()
+        assert one.supervisor.status().warnings == ("b is not served: max_model_slots is 1",)
+
+
+# ---------------------------------------------------------------- stopping
+
+
+async def test_stop_lets_running_requests_finish_and_journals_them(rooms: FakeRooms) -> None:
+    gate = rooms.engines.gate = asyncio.Event()
+    async with life(rooms) as one:
+        link = await one.serving()
+        reply = start(rooms, link)
+        await settle()
+        one.supervisor.stop(30)
+        await settle()
+        assert one.supervisor.phase == "draining"
+        assert not one.task.done()
+        told = await asyncio.to_thread(DaemonClient(rooms.home.control_socket).status)
+        assert (told.phase, told.jobs.in_flight) == ("draining", 1)
+        gate.set()
+        await one.task
+    assert link.drains == [30]
+    assert len(reply.completions) == 1
+    with Journal.view(rooms.home.journal) as journal:
+        assert journal.totals().jobs == 1
+
+
+async def test_a_second_stop_may_bring_the_deadline_nearer(rooms: FakeRooms) -> None:
+    rooms.engines.gate = asyncio.Event()
+    async with life(rooms) as one:
+        link = await one.serving()
+        start(rooms, link)
+        await settle()
+        one.supervisor.stop(30)
+        await settle()
+        one.supervisor.stop(0)
+        await settle()
+        assert link.drains == [30, 0]
+
+
+async def test_force_cuts_what_runs(rooms: FakeRooms) -> None:
+    rooms.engines.gate = asyncio.Event()
+    async with life(rooms) as one:
+        link = await one.serving()
+        reply = start(rooms, link)
+        await settle()
+        one.supervisor.stop(30)
+        await settle()
+        one.supervisor.force()
+        await one.task
+    assert reply.completions == []
+    assert rooms.engines.generations[0].cancelled
+    assert rooms.engines.closed
+
+
+async def test_a_stop_while_loading_ends_at_once(rooms: FakeRooms) -> None:
+    rooms.engines.may_load.clear()
+    async with life(rooms) as one:
+        await until(lambda: one.supervisor.phase == "loading", "the load to begin")
+        one.supervisor.stop()
+        await one.task
+    assert rooms.links == []
+    assert not rooms.home.control_socket.exists()
+
+
+async def test_the_local_socket_can_stop_the_daemon(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        link = await one.serving()
+        client = DaemonClient(rooms.home.control_socket)
+        answer = await asyncio.to_thread(client.drain, 7)
+        await one.task
+    assert answer.pid == 4711
+    assert link.drains == [7]
