@@ -14,7 +14,7 @@ import pytest
 
 from darkbloom_provider.coordinator import ledger
 from darkbloom_provider.coordinator.settings import Limits, Policy
-from support.network import CHAT, CREDIT, QUICK, Network, chat, network, said
+from support.network import CHAT, CREDIT, QUICK, chat, network, said
 from support.scripted_provider import MODEL, WALLET, Job, scripted_provider
 
 

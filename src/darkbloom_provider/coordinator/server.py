@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import math
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
 DATABASE_FILE: Final = "coordinator.sqlite3"
 IDLE_CONNECTION_SECONDS: Final = 120
 _BACKLOG: Final = 128
+_CLOSING_SECONDS: Final = 1
+"""For connections to close once the hub has ended their requests; then they are cut."""
 
 _log = logs.get("coordinator")
 
@@ -166,7 +167,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=IDLE_CONNECTION_SECONDS,
-            timeout_graceful_shutdown=math.ceil(settings.timing.stop_grace),
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
     )
     # Kept aside, so that the caller sees its own error and not a group around it.
