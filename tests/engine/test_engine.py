@@ -236,7 +236,13 @@ def _no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [_no_config, _bad_config, _unknown_kind, _cut, _no_tokenizer])
+def _bad_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "damage", [_no_config, _bad_config, _unknown_kind, _cut, _no_tokenizer, _bad_tokenizer]
+)
 async def test_a_folder_that_cannot_be_loaded_is_a_typed_error_and_harms_nobody(
     engine: Engine, tiny_model: Path, tmp_path: Path, damage: Any
 ) -> None:

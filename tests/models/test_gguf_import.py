@@ -118,6 +118,16 @@ def test_a_model_that_is_not_whole_is_imported_again(tiny_gguf: Path, tmp_path: 
     assert [model.id for model in store.installed(tmp_path)] == ["tiny-llama"]
 
 
+def test_what_an_older_importer_made_of_the_same_file_is_made_anew(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    folder = import_gguf(tiny_gguf, tmp_path).model.path
+    provenance = folder / "darkbloom.json"
+    provenance.write_text(provenance.read_text().replace('"importer": 1', '"importer": 0'))
+    assert not import_gguf(tiny_gguf, tmp_path).already_there
+    assert import_gguf(tiny_gguf, tmp_path).already_there
+
+
 def test_progress_rises_from_nothing_to_all(tiny_gguf: Path, tmp_path: Path) -> None:
     seen: list[tuple[float, str]] = []
     import_gguf(tiny_gguf, tmp_path, progress=lambda *step: seen.append(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import threading
@@ -206,8 +207,10 @@ class Engine:
             self._worker.run()
         except BaseException as error:  # noqa: BLE001 - told to everyone who waits, in `_on_end`
             cause = error
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_end, cause)
+        # A loop that is closed has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._on_end, cause)
 
     def _post(self, updates: list[Update]) -> bool:
         if self._loop is None:  # pragma: no cover - the thread starts after the loop is known

@@ -57,8 +57,9 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         )
         yield
         _warm_up(model)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        # What a damaged or foreign folder makes mlx-lm, safetensors and tokenizers raise.
+    except Exception as error:
+        # A damaged or foreign folder makes mlx-lm, transformers and tokenizers raise all kinds,
+        # bare `Exception` among them. None of it may end the thread that serves other models.
         raise ModelError(
             f"The model in {path} cannot be loaded",
             why=_first_line(error),

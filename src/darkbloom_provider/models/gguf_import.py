@@ -43,6 +43,8 @@ PrecisionChoice = Literal["auto", "fp32", "keep"]
 
 PROVENANCE = "darkbloom.json"
 """Says which file a folder was made from."""
+_VERSION = 1
+"""Raised when the same file would be converted differently; folders of old are then replaced."""
 _LOCK = ".import.lock"
 _SPARE_BYTES = 64 * 1024 * 1024
 """Left free beyond the weights: tokenizer, configuration, the file system's own."""
@@ -143,8 +145,11 @@ def _already_there(source: Path, size: int, model_id: str, target: Path) -> Inst
         model = store.inspect(model_id, target)
     except ModelError:
         return None
-    if _origin_of(target) == _origin(source, size):
+    origin = _origin_of(target)
+    if origin == _origin(source, size):
         return model
+    if origin is not None and origin | {"importer": _VERSION} == _origin(source, size):
+        return None
     raise ModelError(
         f"{model_id} is installed already, from another file",
         why=f"it is in {target}",
@@ -153,13 +158,13 @@ def _already_there(source: Path, size: int, model_id: str, target: Path) -> Inst
 
 
 def _origin(source: Path, size: int) -> dict[str, Any]:
-    return {"source": source.name, "source_bytes": size}
+    return {"source": source.name, "source_bytes": size, "importer": _VERSION}
 
 
 def _origin_of(folder: Path) -> dict[str, Any] | None:
     try:
         known = json.loads((folder / PROVENANCE).read_bytes())
-        return {key: known[key] for key in ("source", "source_bytes")}
+        return {key: known[key] for key in ("source", "source_bytes", "importer")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
