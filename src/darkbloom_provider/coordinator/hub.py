@@ -95,8 +95,10 @@ class Hub:
         self._stopping = True
         self._waiting.refuse_all(_stopping())
         for session in self.registry:
-            for attempt in list(session.attempts.values()):
+            for attempt in session.attempts.values():
                 attempt.end(_stopping())
+            # Whatever providers still say about these jobs finds nothing.
+            session.attempts.clear()
         await self.settled()
 
     async def settled(self) -> None:

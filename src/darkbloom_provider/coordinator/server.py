@@ -182,7 +182,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             failure = error
         finally:
             await hub.stop()
-            server.should_exit = True
+            server.stop()
             await serving
             eviction.cancel()
             await hub.settled()
@@ -196,6 +196,19 @@ class _Server(uvicorn.Server):
     def __init__(self, settings: uvicorn.Config) -> None:
         super().__init__(settings)
         self.listening = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop listening and close every connection."""
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """Refresh the `Date` header every second until told to stop; then stop at once."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopped.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
