@@ -157,6 +157,26 @@ def test_a_machine_that_is_no_mac_claims_facts_in_development_posture_only(claim
     assert answer.hypervisor_active is True
 
 
+async def test_a_load_that_cannot_be_measured_ends_nothing() -> None:
+    told, samples = facts(), [SystemMetrics(cpu_usage=0.5)]
+    pauses = 0
+
+    def sample() -> SystemMetrics:
+        if not pauses:
+            raise OSError("no /proc")
+        return samples.pop()
+
+    async def pause(_seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if not samples:
+            raise EOFError
+
+    with pytest.raises(EOFError):
+        await told.keep_fresh(sample, 5, pause)
+    assert told.heartbeat().system_metrics.cpu_usage == 0.5
+
+
 async def test_the_load_of_the_machine_is_measured_off_the_loop_and_then_told() -> None:
     told = facts()
     measured = SystemMetrics(memory_pressure=0.5, cpu_usage=0.25, thermal_state="fair")

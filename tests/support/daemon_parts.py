@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from darkbloom_provider.daemon.jobs import JobRunner, Terms
+from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.terms import Terms
 from darkbloom_provider.earnings.journal import JobRecord, JournalTotals
 from darkbloom_provider.earnings.journal_file import JournalFullError
 from darkbloom_provider.engine.errors import ModelNotLoadedError

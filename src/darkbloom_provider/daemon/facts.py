@@ -14,6 +14,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
@@ -33,6 +34,8 @@ from darkbloom_provider.protocol.messages import (
     Register,
     SystemMetrics,
 )
+
+_log = logs.get("daemon.facts")
 
 GB = 10**9
 GIB = 2**30
@@ -154,7 +157,10 @@ class ProviderFacts:
     ) -> None:
         """Measure the machine's load on a thread, again and again, until cancelled."""
         while True:
-            self._metrics = await asyncio.to_thread(sample)
+            try:
+                self._metrics = await asyncio.to_thread(sample)
+            except Exception as error:  # noqa: BLE001 — a figure for display must not end the daemon
+                _log.warning("the machine's load was not measured", error=type(error).__name__)
             await sleep(every_s)
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
 
 from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.answers import answer_to
+from darkbloom_provider.daemon.terms import Books, Generation, Inference, RefusedError, Reply, Terms
 from darkbloom_provider.earnings.journal import JobRecord
 from darkbloom_provider.engine import requests as engine
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError
@@ -25,108 +24,16 @@ from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.link.reply import FrameOverLimitError
 from darkbloom_provider.protocol import money, openai, signed
-from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
-from darkbloom_provider.protocol.messages import EncryptedPayload, InferenceRequest, Usage
-from darkbloom_provider.protocol.openai import ChatRequest, FinishReason, InvalidRequestError
+from darkbloom_provider.protocol.boxes import BoxError, Channel
+from darkbloom_provider.protocol.messages import InferenceRequest, Usage
+from darkbloom_provider.protocol.openai import ChatRequest, InvalidRequestError
 
-MAX_JOBS = 64
-"""Requests held at once. The network sends 12 at most to one machine; more is a fault."""
 REMEMBERED_IDS = 4096
 """Ids kept, so that a request that comes twice is served once."""
-FLUSH_SECONDS = 0.04
-"""Least time between two chunks of an answer: the network's coordinator drops what piles up."""
 LARGE_BOX = 256 * 1024
 """Boxes of more characters are opened on a thread, so that the event loop stays free."""
 
 _log = logs.get("daemon.jobs")
-
-
-class Generation(Protocol):
-    """One answer being generated."""
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None unless the answer is whole."""
-        ...
-
-    @property
-    def usage(self) -> engine.Usage:
-        """What the engine counted so far; final at the end."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[engine.Delta]:
-        """Text as it comes, coalesced while nobody reads."""
-        ...
-
-    def cancel(self) -> None:
-        """Stop generating. Idempotent."""
-        ...
-
-
-class Inference(Protocol):
-    """What jobs need of the engine."""
-
-    def submit(self, request: engine.GenerationRequest) -> Generation:
-        """Take a request, or raise `EngineError`."""
-        ...
-
-
-class Reply(Protocol):
-    """The way back to the coordinator. Every method waits while the connection is busy.
-
-    Each must be ended with `complete` or `error`, unless the job is cancelled or aborted. All raise
-    `ReplyClosedError` once nobody listens any more.
-    """
-
-    async def accepted(self) -> None:
-        """The request is being worked on."""
-        ...
-
-    async def chunk(self, payload: EncryptedPayload, usage: Usage) -> None:
-        """One sealed piece, with the token counts so far."""
-        ...
-
-    async def complete(self, usage: Usage, response_hash: str | None = None) -> None:
-        """The request ended well."""
-        ...
-
-    async def error(self, message: str, status_code: int) -> None:
-        """The request failed."""
-        ...
-
-
-class Books(Protocol):
-    """Where completed jobs are written down."""
-
-    def record(self, record: JobRecord) -> None:
-        """Take a completed job; must not block."""
-        ...
-
-
-class RefusedError(DarkbloomError):
-    """A request this provider does not serve. The message reaches the consumer."""
-
-    def __init__(self, message: str, status_code: HTTPStatus) -> None:
-        super().__init__(message)
-        self.status_code = int(status_code)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What jobs are served under."""
-
-    key_pair: KeyPair
-    models: Callable[[], Collection[str]]
-    """Ids of the models that can answer."""
-    prepare: Callable[[str], Awaitable[None]]
-    """Has one of them in memory on return, or raises a `DarkbloomError`."""
-    price: Callable[[str], money.Price]
-    linked: Callable[[], bool]
-    """Whether an account is linked, for the journal."""
-    now: Callable[[], dt.datetime]
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    flush_seconds: float = FLUSH_SECONDS
-    max_jobs: int = MAX_JOBS
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,8 @@ from darkbloom_provider.account.credentials import Credentials, CredentialStore
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
-from darkbloom_provider.daemon.supervisor import Assignment, Engine, Link, Supervisor, Surroundings
+from darkbloom_provider.daemon.rooms import Engine, Link
+from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
 from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine import engine
 from darkbloom_provider.host import hardware, identity, metrics, posture, privacy
@@ -99,7 +100,7 @@ class RealRooms:
 
     def engine(self) -> AbstractAsyncContextManager[Engine]:
         """The MLX engine."""
-        return engine.Engine()
+        return engine.Engine(scratch=self._home.scratch)
 
     def link(
         self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
@@ -126,9 +127,7 @@ class RealRooms:
 
     def capabilities(self, measured: Posture) -> PrivacyCapabilities:
         """What is done for privacy, measured now. The engine is a thread of this process."""
-        return privacy.capabilities(
-            self._hardening, engine_in_process=True, posture=measured, environ=self._environ
-        )
+        return privacy.capabilities(self._hardening, engine_in_process=True, posture=measured)
 
 
 def provider(

@@ -1,0 +1,94 @@
+"""What the supervisor composes a daemon of. The real ones are made in `daemon.provider`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from darkbloom_provider.account.credentials import Credentials
+from darkbloom_provider.daemon import books, slots
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.terms import Inference
+from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.link.state import LinkState
+from darkbloom_provider.models.store import InstalledModel
+from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.money import Price
+
+
+class Engine(Inference, slots.Loader, Protocol):
+    """What the daemon needs of the engine."""
+
+    def snapshot(self) -> EngineSnapshot:
+        """The engine as of its last step; never waits."""
+        ...
+
+
+class Link(Protocol):
+    """What the daemon needs of the session with the coordinator."""
+
+    @property
+    def state(self) -> LinkState:
+        """Where the link is."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the session going until cancelled or drained."""
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new work, finish what runs within `deadline_s` seconds, hang up."""
+        ...
+
+
+class Rooms(Protocol):
+    """The parts a daemon is made of.
+
+    `machine`, `installed`, `credentials`, `sample` and `open_journal` may block: they are called on
+    a thread. The others return at once.
+    """
+
+    def machine(self) -> Machine:
+        """Measure this machine."""
+        ...
+
+    def installed(self) -> Sequence[InstalledModel]:
+        """The models on this machine."""
+        ...
+
+    def credentials(self) -> Credentials | None:
+        """What links this machine to an account."""
+        ...
+
+    def sample(self) -> SystemMetrics:
+        """How busy the machine is."""
+        ...
+
+    def open_journal(self) -> books.Journal:
+        """The local record of completed jobs."""
+        ...
+
+    def engine(self) -> AbstractAsyncContextManager[Engine]:
+        """The engine, closed with the context."""
+        ...
+
+    def link(
+        self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
+    ) -> Link:
+        """The session with the coordinator, not yet running."""
+        ...
+
+    def price(self, model_id: str) -> Price:
+        """What a model pays."""
+        ...
+
+    def seal(self) -> None:
+        """Everything that loads native code is loaded: allow no more of it."""
+        ...
+
+    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
+        """What is done for privacy, measured now."""
+        ...
