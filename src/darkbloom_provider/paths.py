@@ -78,6 +78,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def scratch(self) -> Path:
+        """The 0700 directory for temporary files of the engine's libraries."""
+        return self.root / "tmp"
+
+    @property
     def coordinator(self) -> Path:
         """State of the embedded coordinator: database and keys."""
         return self.root / "coordinator"

@@ -129,11 +129,15 @@ def usable_key(public_key: str) -> str:
 
 
 def machine_identity(register: Register, judgement: Judgement) -> str | None:
-    """What this machine is known by: its attested serial or key, else its own random identity."""
-    if judgement.valid and judgement.blob is not None:
-        return judgement.blob.serial_number or judgement.blob.public_key
+    """What proves that this is the machine it was: its own random identity, else its signing key.
+
+    Money moves on the strength of this (`wallet_sweep`). A serial number is no proof: it is
+    public, and below hardware trust an attestation's author writes what he likes into it.
+    """
     claimed = register.machine_id or ""
-    return claimed if _MACHINE_ID.fullmatch(claimed) else None
+    if _MACHINE_ID.fullmatch(claimed):
+        return claimed
+    return judgement.blob.public_key if judgement.valid and judgement.blob is not None else None
 
 
 def listed_models(models: tuple[ModelInfo, ...], catalogue: Catalogue) -> tuple[ModelInfo, ...]:

@@ -63,6 +63,7 @@ class Engine:
         settings: Bounds.
         entropy: Random numbers of 64 bits, for sampling without a seed.
         environ: The process's environment; libraries are kept offline through it.
+        scratch: A private directory for their temporary files; None leaves the system's.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Engine:
         *,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
         environ: MutableMapping[str, str] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._settings = settings or EngineSettings()
         self._worker = Worker(
@@ -78,6 +80,7 @@ class Engine:
             entropy=entropy,
             post=self._post,
             environ=runtime.process_environment() if environ is None else environ,
+            scratch=scratch,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

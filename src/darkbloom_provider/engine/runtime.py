@@ -11,6 +11,9 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from darkbloom_provider import paths
 
 _BLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 _OFFLINE = {
@@ -53,18 +56,22 @@ def preload_blas(
     return None
 
 
-def prepare(environ: MutableMapping[str, str]) -> Runtime:
+def prepare(environ: MutableMapping[str, str], scratch: Path | None = None) -> Runtime:
     """Import MLX with everything in place and say what computes.
 
     Args:
         environ: The process's environment; settings that keep libraries offline and quiet are
             added where absent.
+        scratch: Where temporary files go from now on. MLX's CPU back end compiles kernels there
+            and loads them again, so it must not be a directory that others can write to.
 
     Raises:
         ImportError: MLX does not run on this machine.
     """
     for name, value in _OFFLINE.items():
         environ.setdefault(name, value)
+    if scratch is not None:
+        environ["TMPDIR"] = str(paths.private_directory(scratch))
     blas = preload_blas()
     import mlx.core as mx  # noqa: PLC0415 - the very point: after the lines above
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, MutableMapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine import runtime
@@ -65,6 +66,7 @@ class Worker:
         entropy: Random numbers of 64 bits for unseeded sampling.
         post: Hands updates to the event loop; False when there is no loop any more.
         environ: The process's environment, for the libraries (`runtime.prepare`).
+        scratch: A private directory for their temporary files; None leaves the system's.
         clock: Monotonic seconds.
     """
 
@@ -75,6 +77,7 @@ class Worker:
         entropy: Callable[[], int],
         post: Callable[[list[Update]], bool],
         environ: MutableMapping[str, str],
+        scratch: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -85,6 +88,7 @@ class Worker:
         self._entropy = entropy
         self._post = post
         self._environ = environ
+        self._scratch = scratch
         self._clock = clock
         self._batches: dict[str, Batch] = {}
         self._states: dict[str, SlotState] = {}
@@ -169,7 +173,7 @@ class Worker:
     def _prepare(self) -> None:
         if self._runtime is not None:
             return
-        self._runtime = runtime.prepare(self._environ)
+        self._runtime = runtime.prepare(self._environ, self._scratch)
         from darkbloom_provider.engine.sampling import Samplers  # noqa: PLC0415 - imports MLX
 
         self._samplers = Samplers(self._entropy)
