@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,10 +86,16 @@ class DaemonClient:
 
     def _send(self, method: str, path: str, body: str | None) -> httpx.Response:
         self._knock()
-        transport = httpx.HTTPTransport(uds=str(self._path))
+        # A bare TLS context: the default one reads every certificate of the system for nothing.
+        transport = httpx.HTTPTransport(
+            uds=os.fspath(self._path), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
         try:
             with httpx.Client(
-                transport=transport, base_url=f"http://{HOST}", timeout=self._timeout
+                transport=transport,
+                base_url=f"http://{HOST}",
+                timeout=self._timeout,
+                trust_env=False,
             ) as http:
                 return http.request(method, path, content=body)
         except httpx.HTTPError as error:
