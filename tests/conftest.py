@@ -1,14 +1,30 @@
-"""Fixtures that every room's tests share: the two models."""
+"""What every room's tests share: the two models, and a process-wide state that stays clean."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from hypothesis import HealthCheck, settings
 
 from darkbloom_provider.models.bundled import SMOLLM2_ID, bundled_smollm2
 from darkbloom_provider.models.gguf_import import import_gguf
 from support.tiny_model import build_tiny_model
+
+# The machine that runs the tests may be busy: time is no property of what is tested.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_at_the_start() -> Iterator[None]:
+    """Commands set up logging for their whole process, which here is the next test's too."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
