@@ -119,9 +119,10 @@ class Story:
         self._step("Model", f"{bundled.SMOLLM2_ID}, {verb} {models}")
 
     async def _link(self, network: Network) -> None:
-        codes: list[str] = []
-        place = await demo_network.link_machine(network, self._environ, codes.append)
-        self._step("Link", f"code {codes[0]} shown, approved by the owner; token in {place}")
+        def show(code: str) -> None:
+            self._step("Link", f"code {code}, which the owner approves at once")
+
+        await demo_network.link_machine(network, self._environ, show)
 
     async def _ask_three_times(self, network: Network) -> None:
         base_url, key = network.coordinator.base_url, network.api_key

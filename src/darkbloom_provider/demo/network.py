@@ -107,11 +107,8 @@ async def private_network(home: Home, models: Path) -> AsyncIterator[Network]:
 
 async def link_machine(
     network: Network, environ: Mapping[str, str], show_code: Callable[[str], None]
-) -> str:
-    """Link the machine as `darkbloom login` does, with the owner approving at once.
-
-    Returns where the token went.
-    """
+) -> None:
+    """Link the machine as `darkbloom login` does, with the owner approving at once."""
     base_url = network.coordinator.base_url
     approved = asyncio.Event()
 
@@ -129,7 +126,7 @@ async def link_machine(
         grant = await granting
     credentials = Credentials(token=grant.token, account_id=grant.account_id)
     store = CredentialStore(network.home, environ)
-    return await asyncio.to_thread(store.save, base_url, credentials)
+    await asyncio.to_thread(store.save, base_url, credentials)
 
 
 def serving_provider(
