@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -166,33 +167,32 @@ async def test_another_version_is_told_with_what_to_do(short_home: Path) -> None
     assert "darkbloom stop" in client.skew
 
 
+@contextlib.asynccontextmanager
+async def answering(path: Path, headers: bytes) -> AsyncIterator[None]:
+    """Something on the socket that answers every request with an empty object."""
+    reply = b"HTTP/1.1 200 OK\r\n" + headers + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The client knocks before it asks: that connection ends without a word.
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply)
+            await writer.drain()
+
+    async with await asyncio.start_unix_server(answer, path):
+        yield
+
+
 async def test_a_stranger_on_the_socket_is_not_taken_for_a_daemon(short_home: Path) -> None:
     path = short_home / "daemon.sock"
-
-    async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_unix_server(stranger, path):
+    async with answering(path, b""):
         with pytest.raises(UnreachableError, match="Something else"):
             await on_thread(DaemonClient(path).status)
 
 
 async def test_an_answer_of_an_unknown_shape_is_a_typed_error(short_home: Path) -> None:
     path = short_home / "daemon.sock"
-
-    async def future(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nDarkbloom-Version: 99\r\nContent-Length: 2\r\n"
-            b"Connection: close\r\n\r\n{}"
-        )
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_unix_server(future, path):
+    async with answering(path, b"Darkbloom-Version: 99\r\n"):
         with pytest.raises(DarkbloomError, match="cannot be understood") as caught:
             await on_thread(DaemonClient(path).status)
     assert "version 99" in (caught.value.why or "")
