@@ -100,7 +100,7 @@ def test_an_unlinked_machine_sees_its_local_block_and_one_line(
         "Coordinator: online (14 providers connected)",
         "",
         "Earnings:",
-        "  Balance:       not available",
+        "  Balance:       $0.000276",
         "  Total earned:  $0.000276",
         "  Jobs served:   2",
     ]

@@ -125,6 +125,7 @@ async def test_an_unlinked_machine_is_paid_under_its_wallet_and_told_to_log_in(
         assert await net.spent() == cost
         (job,) = journal_rows(home)
         assert (job.linked, job.estimate_micro_usd) == (False, cost)
+        assert f"  Balance:       {money.format_usd(cost)}\n" in printed.stdout
         assert f"  Total earned:  {money.format_usd(cost)}\n" in printed.stdout
         assert "darkbloom login" in printed.stdout
         assert printed.returncode == 0

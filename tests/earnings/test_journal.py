@@ -62,9 +62,17 @@ def test_what_is_recorded_is_there_after_reopening(path: Path) -> None:
         assert journal.record(unlinked) is True
         assert journal.set_aside is None
     with Journal.open(path) as journal:
-        assert journal.totals() == JournalTotals(jobs=2, micro_usd=930)
+        assert journal.totals() == JournalTotals(jobs=2, micro_usd=930, unclaimed_micro_usd=465)
         assert journal.recent(10) == [unlinked, JOB]
         assert journal.recent(1) == [unlinked]
+
+
+def test_what_was_earned_before_the_last_link_is_no_longer_unclaimed(path: Path) -> None:
+    with Journal.open(path) as journal:
+        for number, linked in enumerate([False, True, False, False]):
+            at = NOON + timedelta(seconds=number)
+            journal.record(replace(JOB, job_id=f"job-{number}", finished_at=at, linked=linked))
+        assert journal.totals() == JournalTotals(4, 4 * 465, unclaimed_micro_usd=2 * 465)
 
 
 def test_a_job_is_counted_once_however_often_it_is_recorded(path: Path) -> None:

@@ -55,10 +55,12 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class JournalTotals:
-    """Sums over all jobs in the journal, in micro-USD."""
+    """Sums over the jobs in the journal, in micro-USD."""
 
     jobs: int
     micro_usd: int
+    unclaimed_micro_usd: int = 0
+    """Of jobs done since the machine was last linked: no account has been credited with these."""
 
 
 class Journal:
@@ -180,8 +182,17 @@ class Journal:
 
     def totals(self) -> JournalTotals:
         """Sums over all jobs."""
-        (row,) = self._rows("SELECT count(*), coalesce(sum(estimate_micro_usd), 0) FROM jobs")
-        return JournalTotals(jobs=row[0], micro_usd=row[1])
+        query = """
+            SELECT count(*), coalesce(sum(estimate_micro_usd), 0), coalesce(
+                sum(estimate_micro_usd) FILTER (
+                    WHERE finished_at_us > (
+                        SELECT coalesce(max(finished_at_us), -1) FROM jobs WHERE linked
+                    )
+                ), 0)
+            FROM jobs
+        """
+        (row,) = self._rows(query)
+        return JournalTotals(jobs=row[0], micro_usd=row[1], unclaimed_micro_usd=row[2])
 
     def recent(self, limit: int) -> list[JobRecord]:
         """The last `limit` jobs, newest first."""

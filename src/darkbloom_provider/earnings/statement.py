@@ -144,7 +144,11 @@ def from_journal(
     *,
     linked: bool,
 ) -> Statement:
-    """The local estimates. The balance is the coordinator's to say, so there is none."""
+    """The local estimates.
+
+    An account's balance is the coordinator's to say. A machine without an account has spent and
+    withdrawn nothing: its balance is what it has earned since it was last linked.
+    """
     payouts = (
         Payout(
             job.estimate_micro_usd,
@@ -164,7 +168,7 @@ def from_journal(
     return Statement(
         source=Source.JOURNAL,
         coordinator=coordinator,
-        balance_micro_usd=None,
+        balance_micro_usd=None if linked else totals.unclaimed_micro_usd,
         total_micro_usd=totals.micro_usd,
         jobs=totals.jobs,
         payouts=_newest(payouts, limit),
