@@ -183,6 +183,9 @@ async def test_loading_tells_what_was_loaded_and_is_idempotent(
     weights = (tiny_model / "model.safetensors").stat().st_size
     assert weights * 0.9 < first.weight_bytes <= weights
     assert first.context_length == 1024
+    assert first.chat_template is not None
+    assert "<|im_start|>" in first.chat_template
+    assert "<|im_start|>" in first.special_tokens
 
 
 async def test_several_models_answer_side_by_side(engine: Engine, tiny_model: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -55,6 +55,16 @@ def test_tools_reach_the_template() -> None:
     tokenizer = Recorder()
     encode(tokenizer, _chat(USER, tools=({"type": "function"},)))
     assert tokenizer.seen[0][1]["tools"] == [{"type": "function"}]
+
+
+def test_a_template_gets_the_consumers_variables_and_keeps_its_own_arguments() -> None:
+    tokenizer = Recorder()
+    request = replace(_chat(USER), chat_template_kwargs={"enable_thinking": False})
+    encode(tokenizer, request)
+    assert tokenizer.seen[0][1]["enable_thinking"] is False
+    for name in ("chat_template", "tokenize", "tools", "conversation"):
+        with pytest.raises(InvalidGenerationError, match=name):
+            encode(tokenizer, replace(request, chat_template_kwargs={name: ""}))
 
 
 def test_parts_are_joined_nothing_is_empty_text_and_developers_are_the_system() -> None:

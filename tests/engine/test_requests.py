@@ -36,6 +36,11 @@ VALID = GenerationRequest("r", "m", prompt="p")
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"repetition_penalty": math.inf}, "repetition_penalty"),
         ({"stop": ("a", "")}, "stop"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty"),
+        ({"logit_bias": ((5, 101.0),)}, "logit_bias"),
+        ({"logit_bias": ((-1, 1.0),)}, "logit_bias"),
+        ({"logprobs": 21}, "top_logprobs"),
     ],
 )
 def test_a_parameter_that_makes_no_sense_is_refused_by_name(

@@ -31,6 +31,8 @@ class Weights:
     tokenizer: Tokenizer
     context_length: int
     weight_bytes: int
+    chat_template: str | None = None
+    special_tokens: frozenset[str] = frozenset()
 
 
 def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
@@ -70,6 +72,8 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         tokenizer=tokenizer,
         context_length=context_length(config),
         weight_bytes=sum(array.nbytes for array in parameters),
+        chat_template=_chat_template(getattr(tokenizer, "chat_template", None)),
+        special_tokens=frozenset(tokenizer.get_added_vocab()),
     )
 
 
@@ -80,6 +84,13 @@ def context_length(config: dict[str, Any]) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return DEFAULT_CONTEXT_LENGTH
+
+
+def _chat_template(found: object) -> str | None:
+    """One template's source; of several, the one that is rendered with tools."""
+    if isinstance(found, dict):
+        found = found.get("tool_use") or found.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _groups(arrays: list[Any], limit: int) -> Generator[list[Any], None, None]:

@@ -35,8 +35,31 @@ class Tokenizer(Protocol):
         *,
         tools: list[dict[str, Any]] | None,
         add_generation_prompt: bool,
+        **variables: object,
     ) -> Iterable[int]:
         """The tokens of a conversation."""
+
+
+_NOT_THE_CONSUMERS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of `apply_chat_template` that say how it works, not what the template sees."""
 
 
 def encode(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
@@ -74,8 +97,14 @@ def _render(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
     if request.messages is None:
         return [int(token) for token in tokenizer.encode(request.prompt or "")]
     tools = [dict(tool) for tool in request.tools] if request.tools else None
+    taken = _NOT_THE_CONSUMERS.intersection(request.chat_template_kwargs)
+    if taken:
+        raise _refused(f"chat_template_kwargs may not set {min(taken)}")
     tokens = tokenizer.apply_chat_template(
-        template_messages(request.messages), tools=tools, add_generation_prompt=True
+        template_messages(request.messages),
+        tools=tools,
+        add_generation_prompt=True,
+        **request.chat_template_kwargs,
     )
     return [int(token) for token in tokens]
 

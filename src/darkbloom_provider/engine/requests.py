@@ -14,6 +14,18 @@ FinishReason = Literal["stop", "length"]
 SlotState = Literal["running", "reloading", "crashed", "idle_shutdown"]
 """A model's state in the words of the heartbeat. `reloading` means it is being loaded."""
 
+MAX_LOGPROBS = 20
+"""The most alternatives a request may ask for, as in the OpenAI API."""
+MAX_BIAS = 100
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0, 100),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("repetition_penalty", 0.01, 100),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -27,6 +39,16 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int | None = None
     """The same seed gives the same text, whatever else is in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What shape the completion must have. Enforced while it is generated, token by token."""
+
+    kind: Literal["json_object", "json_schema"]
+    """Any JSON object, or a value that a schema accepts."""
+    schema: str = field(default="", repr=False)
+    """JSON text of the schema for `json_schema`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,21 @@ class GenerationRequest:
     repetition_penalty: float | None = None
     stop: tuple[str, ...] = field(default=(), repr=False)
     tools: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token that the completion holds already."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token for each time that the completion holds it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits."""
+    logprobs: int | None = None
+    """Alternatives to tell for each token; 0 tells the chosen token's probability only."""
+    ignore_eos: bool = False
+    """Go on to `max_tokens` when the model says it is done; for measurements."""
+    structure: Structure | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """More variables for the model's chat template, such as `enable_thinking`."""
+    tenant: str | None = field(default=None, repr=False)
+    """Whose prompt this is: computed prefixes are shared within one tenant only."""
 
     @property
     def sampling(self) -> SamplingParams:
@@ -69,24 +106,34 @@ class GenerationRequest:
             raise _refused("exactly one of messages and prompt must be given")
         if self.messages is not None and not self.messages:
             raise _refused("messages must not be empty")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
+                raise _refused(f"{name} must be a number between {low} and {high}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise _refused("max_tokens must be at least 1")
-        if not _within(self.temperature, 0, 100):
-            raise _refused("temperature must be a number between 0 and 100")
-        if not _within(self.top_p, 0, 1):
-            raise _refused("top_p must be a number between 0 and 1")
-        if not _within(self.min_p, 0, 1):
-            raise _refused("min_p must be a number between 0 and 1")
         if self.top_k < 0:
             raise _refused("top_k must not be negative")
-        if self.repetition_penalty is not None and not _within(self.repetition_penalty, 0.01, 100):
-            raise _refused("repetition_penalty must be a number between 0.01 and 100")
         if any(not stop for stop in self.stop):
             raise _refused("stop must not hold an empty string")
+        if not all(token >= 0 and abs(bias) <= MAX_BIAS for token, bias in self.logit_bias):
+            raise _refused(f"logit_bias must give token ids numbers of at most {MAX_BIAS}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise _refused(f"top_logprobs must be between 0 and {MAX_LOGPROBS}")
+        self._check_supported()
 
-
-def _within(value: float, low: float, high: float) -> bool:
-    return math.isfinite(value) and low <= value <= high
+    def _check_supported(self) -> None:
+        unsupported = {
+            "presence_penalty": self.presence_penalty != 0,
+            "frequency_penalty": self.frequency_penalty != 0,
+            "logit_bias": bool(self.logit_bias),
+            "logprobs": self.logprobs is not None,
+            "ignore_eos": self.ignore_eos,
+            "response_format": self.structure is not None,
+        }
+        for name, asked in unsupported.items():
+            if asked:
+                raise _refused(f"{name} is not supported by this provider")
 
 
 def _refused(message: str) -> InvalidGenerationError:
@@ -105,11 +152,32 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """A token that was or might have been chosen."""
+
+    data: bytes = field(repr=False)
+    """What the token writes; a token may be a part of a UTF-8 character."""
+    logprob: float
+    """Natural logarithm of its probability, before temperature and filters."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The chosen token, and the likeliest tokens in its place, best first."""
+
+    chosen: TokenChoice
+    top: tuple[TokenChoice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Text since the last pull, and the tokens generated up to its end."""
 
     text: str = field(repr=False)
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+    """One for each token since the last pull, if the request asked for them. A token's entry may
+    come before its text, where text is held back as the possible beginning of a stop string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +208,10 @@ class LoadedModel:
     """Tokens of prompt and completion together."""
     weight_bytes: int
     load_seconds: float
+    chat_template: str | None = None
+    """Source of the model's chat template; None if it completes prompts only."""
+    special_tokens: frozenset[str] = frozenset()
+    """Texts of the vocabulary's marker tokens, such as `<think>` or `<tool_call>`."""
 
 
 @dataclass(frozen=True, slots=True)

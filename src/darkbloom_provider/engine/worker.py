@@ -211,6 +211,8 @@ class Worker:
             context_length=weights.context_length,
             weight_bytes=weights.weight_bytes,
             load_seconds=self._clock() - loading.began,
+            chat_template=weights.chat_template,
+            special_tokens=weights.special_tokens,
         )
         return [Loaded(model)]
 
