@@ -1,0 +1,117 @@
+"""The engine under hours of ordinary chaos, in minutes: nothing stalls, nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from darkbloom_provider.engine.engine import Engine
+from darkbloom_provider.engine.generation import Generation
+from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest
+from support.tiny_model import MODEL_ID
+
+CONSUMERS = 12
+PROMPTS = tuple(f"{word} " * 20 for word in ("river", "stone", "water", "light", "house", "year"))
+STALL_S = 20.0
+"""The longest that any one request may go without a token on a busy machine."""
+
+
+class Soak:
+    """Consumers that ask, read, wander off half way, and ask again, until the time is up."""
+
+    def __init__(self, engine: Engine, seconds: float, seed: int) -> None:
+        self._engine = engine
+        self._deadline = time.monotonic() + seconds
+        self._chance = random.Random(seed)
+        self._ids = itertools.count()
+        self.completed = 0
+        self.cancelled = 0
+        self.held: list[tuple[float, float]] = []
+        """Seconds since the start, and MB resident."""
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(CONSUMERS):
+                tasks.create_task(self._consume())
+            tasks.create_task(self._sample())
+
+    async def _consume(self) -> None:
+        while not self.over:
+            chance = self._chance
+            generation = self._engine.submit(
+                GenerationRequest(
+                    request_id=str(next(self._ids)),
+                    model=MODEL_ID,
+                    prompt=chance.choice(PROMPTS),
+                    max_tokens=chance.randint(1, 60),
+                    temperature=chance.choice((0.0, 0.7, 1.0)),
+                    seed=chance.choice((None, 7)),
+                    stop=chance.choice(((), ("zz", "the"))),
+                )
+            )
+            leave_after = chance.choice((0, 1, 3, 10_000, 10_000, 10_000))
+            async with asyncio.timeout(STALL_S):
+                await self._read(generation, leave_after)
+                await generation.released()
+
+    async def _read(self, generation: Generation, leave_after: int) -> None:
+        read = 0
+        async for _delta in generation:
+            read += 1
+            if read > leave_after:
+                generation.cancel()
+        self.cancelled += generation.finish_reason is None
+        self.completed += generation.finish_reason is not None
+
+    async def _sample(self) -> None:
+        process = psutil.Process(os.getpid())
+        start = time.monotonic()
+        while not self.over:
+            held = process.memory_info().rss / 1e6
+            self.held.append((time.monotonic() - start, held))
+            await asyncio.sleep(1)
+
+
+def slope(samples: Sequence[tuple[float, float]]) -> float:
+    """MB a minute over the second half of the samples."""
+    half = samples[len(samples) // 2 :]
+    return statistics.linear_regression(*zip(*half, strict=True)).slope * 60
+
+
+async def soak(model: Path, seconds: float) -> Soak:
+    async with Engine(EngineSettings(max_running=8, max_waiting=CONSUMERS)) as engine:
+        await engine.load(MODEL_ID, model)
+        run = Soak(engine, seconds, seed=4711)
+        await run.run()
+        slot = engine.snapshot().slot(MODEL_ID)
+        assert slot is not None
+        assert (slot.running, slot.waiting, slot.state) == (0, 0, "running")
+    return run
+
+
+async def test_a_few_seconds_of_chaos_leave_nothing_behind(tiny_model: Path) -> None:
+    run = await soak(tiny_model, 5)
+    assert run.completed > 20
+    assert run.cancelled > 5
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+async def test_ten_minutes_of_chaos_hold_no_more_memory_at_the_end(tiny_model: Path) -> None:
+    run = await soak(tiny_model, 600)
+    assert run.completed > 2_000
+    growth = slope(run.held)
+    assert abs(growth) < 1.0, f"memory grows by {growth:.2f} MB a minute"
