@@ -20,9 +20,9 @@ from darkbloom_provider.protocol.messages import (
     InferenceRequest,
     Register,
 )
-from support.network import CHAT, CREDIT, Network, network, said
+from support.network import CHAT, CREDIT, network, said
 from support.processes import PATIENCE_S, Program, darkbloom, free_port, running, until
-from support.provider_home import MODEL, journal_rows, link, provider_home
+from support.provider_home import MODEL, journal_rows, link, provider_home, until_served
 from support.scripted_coordinator import scripted_coordinator
 
 LONG: dict[str, Any] = {
@@ -32,10 +32,6 @@ LONG: dict[str, Any] = {
     "max_tokens": 900,
 }
 """Takes the tiny model a good second, and its chunks come 40 ms apart at the least."""
-
-
-async def until_served(net: Network, provider: Program) -> None:
-    await until(lambda: net.verified() == 1, "the provider to be routable", of=provider)
 
 
 async def test_a_daemon_killed_mid_stream_costs_nobody_and_starts_again(

@@ -14,9 +14,9 @@ import pytest
 
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import DEFAULT_PRICE
-from support.network import CHAT, CREDIT, Network, events, network, said
-from support.processes import Program, darkbloom, running, until
-from support.provider_home import MODEL, journal_rows, link, provider_home
+from support.network import CHAT, CREDIT, events, network, said
+from support.processes import darkbloom, running, until
+from support.provider_home import MODEL, journal_rows, link, provider_home, until_served
 
 
 def body(question: str, **changes: Any) -> dict[str, Any]:
@@ -28,10 +28,6 @@ async def chunks(reply: httpx.Response) -> AsyncGenerator[str, None]:
     async for line in reply.aiter_lines():
         if line.startswith("data: "):
             yield line
-
-
-async def until_served(net: Network, provider: Program) -> None:
-    await until(lambda: net.verified() == 1, "the provider to be routable", of=provider)
 
 
 @pytest.mark.model

@@ -10,7 +10,8 @@ from darkbloom_provider.earnings.journal import JobRecord, Journal
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.bundled import SMOLLM2_ID
 from darkbloom_provider.paths import Home
-from support.processes import environment
+from support.network import Network
+from support.processes import Program, environment, until
 
 MODEL = SMOLLM2_ID
 """The id every home serves; the catalogue lists it. The weights behind it may be any."""
@@ -34,6 +35,11 @@ def link(home: Home, coordinator: str, token: str, account_id: str) -> None:
     """Keep a device token in the home, as `darkbloom login` would."""
     store = CredentialStore(home, environment(home.root))
     store.save(http_base(coordinator), Credentials(Secret(token), account_id))
+
+
+async def until_served(net: Network, provider: Program) -> None:
+    """Wait until the coordinator would send the provider work."""
+    await until(lambda: net.verified() == 1, "the provider to be routable", of=provider)
 
 
 def journal_rows(home: Home) -> list[JobRecord]:
