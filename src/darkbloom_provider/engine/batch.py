@@ -41,6 +41,9 @@ from darkbloom_provider.engine.updates import (
     Started,
 )
 
+_PROMPT_END = 16
+"""Tokens of a prompt's end that are told: enough for the markers that templates end in."""
+
 
 class _TokenResponse(Protocol):
     """What mlx-lm says of one token."""
@@ -129,7 +132,7 @@ class Batch:
         except EngineError as error:
             return [Failed(key, error)]
         self._waiting.append(entry)
-        return [Started(key, len(tokens))]
+        return [Started(key, len(tokens), self._decode(tokens[-_PROMPT_END:]))]
 
     def cancel(self, key: int) -> list[RequestUpdate]:
         """Let go of a request in whatever phase it is; nothing if it has left already."""
@@ -216,7 +219,7 @@ class Batch:
         updates: list[RequestUpdate] = [Progress(entry.key, text, entry.completion_tokens)]
         if reason is not None:
             self._leave(response.uid, finished=left)
-            updates.append(Finished(entry.key, reason, entry.usage))
+            updates.append(Finished(entry.key, reason, entry.usage, entry.stops.found))
         return updates
 
     def _leave(self, uid: int, *, finished: bool = False) -> None:

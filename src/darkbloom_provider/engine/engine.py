@@ -168,6 +168,10 @@ class Engine:
             self._worker.inbox.put(Unload(model_id))
         await asyncio.shield(pending)
 
+    def loaded(self, model_id: str) -> LoadedModel | None:
+        """What was learnt of a model in memory; None if it is not there."""
+        return self._models.get(model_id)
+
     # ------------------------------------------------------------ requests
 
     def submit(self, request: GenerationRequest) -> Generation:

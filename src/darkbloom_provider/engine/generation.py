@@ -33,6 +33,10 @@ class Generation:
         """Known once the prompt was read; before the first `Delta` at the latest."""
         self.finish_reason: FinishReason | None = None
         """Set when the completion is whole; stays None if it was cancelled or failed."""
+        self.stop_sequence: str | None = None
+        """The stop string that ended it, if one did."""
+        self.prompt_end = ""
+        """How the rendered prompt ends; known when `prompt_tokens` is."""
         self._cancel = cancel
         self._pieces: list[str] = []
         self._completion_tokens = 0
@@ -81,16 +85,18 @@ class Generation:
     def apply(self, update: RequestUpdate) -> None:
         """Take in what the engine says. Called by the engine, in the loop's thread."""
         match update:
-            case Started(prompt_tokens=prompt_tokens):
+            case Started(prompt_tokens=prompt_tokens, prompt_end=prompt_end):
                 self.prompt_tokens = prompt_tokens
+                self.prompt_end = prompt_end
             case Progress(text=text, completion_tokens=completion_tokens):
                 self._completion_tokens = completion_tokens
                 if text and not self._ended:
                     self._pieces.append(text)
-            case Finished(reason=reason, usage=usage):
+            case Finished(reason=reason, usage=usage, stop=stop):
                 self._completion_tokens = usage.completion_tokens
                 if not self._ended:
                     self.finish_reason = reason
+                    self.stop_sequence = stop
                 self._end()
             case Failed(error=error):
                 if not self._ended:

@@ -69,22 +69,28 @@ class StopMatcher:
     may still turn out to be the beginning of a stop string is held back.
     """
 
-    __slots__ = ("_held", "_longest", "_stops", "matched")
+    __slots__ = ("_held", "_longest", "_stops", "found")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
-        self.matched = False
+        self.found: str | None = None
+        """The stop string that matched."""
+
+    @property
+    def matched(self) -> bool:
+        """Whether one did."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """The text that may be shown after `text` has come. Once `matched`, always empty."""
         if self.matched or not text:
             return ""
         buffer = self._held + text
-        cut = self._find(buffer)
-        if cut is not None:
-            self.matched = True
+        match = self._find(buffer)
+        if match is not None:
+            cut, self.found = match
             self._held = ""
             return buffer[:cut]
         keep = self._beginning(buffer)
@@ -96,9 +102,11 @@ class StopMatcher:
         held, self._held = self._held, ""
         return held
 
-    def _find(self, buffer: str) -> int | None:
-        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _find(self, buffer: str) -> tuple[int, str] | None:
+        found = [
+            (at + len(stop), at, stop) for stop in self._stops if (at := buffer.find(stop)) >= 0
+        ]
+        return min(found)[1:] if found else None
 
     def _beginning(self, buffer: str) -> int:
         """The length of the longest end of `buffer` that a stop string starts with."""

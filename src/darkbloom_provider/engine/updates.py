@@ -80,6 +80,8 @@ class Started:
 
     key: int
     prompt_tokens: int
+    prompt_end: str = field(default="", repr=False)
+    """How the rendered prompt ends; some templates open the model's thoughts there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Finished:
     key: int
     reason: FinishReason
     usage: Usage
+    stop: str | None = field(default=None, repr=False)
+    """The stop string that ended it, if one did."""
 
 
 @dataclass(frozen=True, slots=True)
