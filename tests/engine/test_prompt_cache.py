@@ -29,6 +29,10 @@ class CountingLayer:
     def held(self) -> tuple[int, ...]:
         return self.tokens[: self.length]
 
+    @property
+    def state(self) -> object:
+        return self.held
+
     def is_trimmable(self) -> bool:
         return not self.forgets
 

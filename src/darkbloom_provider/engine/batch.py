@@ -8,13 +8,14 @@ its batch is corrupt, so everything in it is failed and a new one is built.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import make_prompt_cache
 
 from darkbloom_provider.engine import prompt
 from darkbloom_provider.engine.errors import (
@@ -23,6 +24,7 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights
+from darkbloom_provider.engine.prompt_cache import Layer, PromptCache, Space
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     FinishReason,
@@ -31,6 +33,13 @@ from darkbloom_provider.engine.requests import (
     Usage,
 )
 from darkbloom_provider.engine.sampling import Samplers, processors
+from darkbloom_provider.engine.sharing import (
+    Candidate,
+    Contents,
+    Sharing,
+    Start,
+    always_trimmable,
+)
 from darkbloom_provider.engine.text import Detokenizer, StopMatcher
 from darkbloom_provider.engine.updates import (
     Failed,
@@ -51,6 +60,8 @@ class _TokenResponse(Protocol):
     uid: int
     token: int
     finish_reason: FinishReason | None
+    prompt_cache: list[Layer] | None
+    all_tokens: list[int] | None
 
 
 @dataclass(slots=True)
@@ -70,6 +81,10 @@ class _Entry:
     def usage(self) -> Usage:
         return Usage(len(self.prompt), self.completion_tokens)
 
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.key, Space(self.request.model, self.request.tenant), self.prompt)
+
 
 class Batch:
     """Decodes up to `settings.max_running` requests of one model together.
@@ -79,6 +94,7 @@ class Batch:
         settings: Bounds.
         samplers: Where samplers come from.
         limit_wired: Called after every new `BatchGenerator`, which raises the limit by itself.
+        cache: What prompts have been through the model already; None keeps nothing.
     """
 
     def __init__(
@@ -88,6 +104,7 @@ class Batch:
         settings: EngineSettings,
         samplers: Samplers,
         limit_wired: Callable[[], None],
+        cache: PromptCache | None = None,
     ) -> None:
         self._weights = weights
         self._settings = settings
@@ -96,6 +113,10 @@ class Batch:
         self._decode = _decoder(weights.tokenizer)
         self._waiting: deque[_Entry] = deque()
         self._running: dict[int, _Entry] = {}
+        self._sharing = Sharing(
+            PromptCache(0) if cache is None else cache,
+            trimmable=always_trimmable(make_prompt_cache(weights.model)),
+        )
         self._generator = self._new_generator()
         self.tokens_generated = 0
 
@@ -158,8 +179,14 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - whatever it is, this batch is corrupt
             return [*updates, *self._start_anew(error)]
         for response in prompts:
-            if response.end_of_prompt and response.uid in self._running:
-                self._running[response.uid].decoding = True
+            entry = self._running.get(response.uid)
+            if entry is None:
+                continue
+            if response.end_of_prompt:
+                entry.decoding = True
+                self._sharing.decoding(entry.key)
+            elif response.end_of_segment:
+                self._sharing.reached(entry.key, self._contents)
         for response in tokens:
             updates += self._take(response)
         return updates
@@ -170,6 +197,7 @@ class Batch:
         if self._running:
             self._generator.remove(list(self._running))
         self._running.clear()
+        self._sharing.clear()
         self._waiting.clear()
         return [Failed(entry.key, error) for entry in entries]
 
@@ -181,20 +209,43 @@ class Batch:
 
     def _admit(self) -> list[RequestUpdate]:
         updates: list[RequestUpdate] = []
-        while self._waiting and len(self._running) < self._settings.max_running:
-            entry = self._waiting.popleft()
+        for entry, start in self._startable():
             try:
-                [uid] = self._generator.insert(
-                    [entry.prompt],
+                [uid] = self._generator.insert_segments(
+                    [start.segments],
                     max_tokens=[entry.limit],
+                    caches=[start.layers],
+                    all_tokens=[start.done],
                     samplers=[self._samplers.get(entry.request.sampling)],
                     logits_processors=[list(processors(entry.request.repetition_penalty))],
                 )
             except Exception as error:  # noqa: BLE001 - nothing was inserted; others are unharmed
+                self._sharing.left(entry.key)
                 updates.append(Failed(entry.key, _failure(error)))
             else:
                 self._running[uid] = entry
         return updates
+
+    def _startable(self) -> Iterator[tuple[_Entry, Start]]:
+        """Take requests out of the line, but for those whose beginning is being computed."""
+        for entry in tuple(self._waiting):
+            if len(self._running) >= self._settings.max_running:
+                return
+            behind = [other.candidate for other in self._waiting if other.key > entry.key]
+            start = self._sharing.begin(entry.candidate, behind, self._contents)
+            if start is not None:
+                self._waiting.remove(entry)
+                yield entry, start
+
+    def _contents(self, key: int) -> Contents | None:
+        """What the row of a running request holds, copied out of the batch."""
+        uid = next((uid for uid, entry in self._running.items() if entry.key == key), None)
+        found = self._generator.extract_cache([] if uid is None else [uid]).get(uid)
+        if found is None:
+            return None
+        layers, tokens = found
+        _compute(layers)
+        return layers, tuple(tokens)
 
     def _take(self, response: _TokenResponse) -> list[RequestUpdate]:
         """One token of one request."""
@@ -218,12 +269,25 @@ class Batch:
             text += entry.stops.flush()
         updates: list[RequestUpdate] = [Progress(entry.key, text, entry.completion_tokens)]
         if reason is not None:
+            self._remember(entry, response)
             self._leave(response.uid, finished=left)
             updates.append(Finished(entry.key, reason, entry.usage, entry.stops.found))
         return updates
 
+    def _remember(self, entry: _Entry, response: _TokenResponse) -> None:
+        """Keep what the model has read and written, for the next turn of the conversation."""
+        layers, tokens = response.prompt_cache, response.all_tokens
+        if (
+            layers is None or tokens is None
+        ):  # ended by a stop string, which mlx-lm knows nothing of
+            self._sharing.finished(entry.key, lambda: self._contents(entry.key))
+        else:
+            whole = layers, tuple(tokens)
+            if self._sharing.finished(entry.key, lambda: whole):
+                _compute(layers)
+
     def _leave(self, uid: int, *, finished: bool = False) -> None:
-        del self._running[uid]
+        self._sharing.left(self._running.pop(uid).key)
         if not finished:
             self._generator.remove([uid])
 
@@ -231,6 +295,7 @@ class Batch:
         failure = _failure(error)
         updates = [Failed(entry.key, failure) for entry in self._running.values()]
         self._running.clear()
+        self._sharing.clear()
         self._generator.close()
         self._generator = self._new_generator()
         return list(updates)
@@ -260,6 +325,11 @@ class Batch:
         )
         self._limit_wired()
         return generator
+
+
+def _compute(layers: Sequence[Layer]) -> None:
+    """Begin to copy what was taken out of a batch, or it would hold on to the whole of it."""
+    mx.async_eval([layer.state for layer in layers])  # type: ignore[no-untyped-call] # mlx's stubs
 
 
 def _failure(error: Exception) -> GenerationFailedError:

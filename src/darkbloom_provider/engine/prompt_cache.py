@@ -33,6 +33,11 @@ class Layer(Protocol):
         """Bytes of its arrays."""
         ...
 
+    @property
+    def state(self) -> object:
+        """Its arrays and counters."""
+        ...
+
     def is_trimmable(self) -> bool:
         """Whether it can be shortened."""
         ...

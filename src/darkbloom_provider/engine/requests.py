@@ -195,6 +195,8 @@ class EngineSettings:
     wired_limit_gb: float | None = None
     """Memory the GPU may keep wired; absent means half of what Metal recommends. The library's own
     default, all of it, is named in reports of kernel panics."""
+    prompt_cache_gb: float = 2.0
+    """Most memory for prompts that have been computed before; 0 computes every prompt anew."""
     load_step_bytes: int = 256 * 1024 * 1024
     """Weights read between two decode steps while another model is being loaded."""
 

@@ -30,7 +30,7 @@ class Candidate:
     """A request that is not in the batch yet."""
 
     key: int
-    tenant: str | None
+    space: Space
     prompt: Sequence[int] = field(repr=False)
 
 
@@ -73,13 +73,11 @@ class Sharing:
 
     Args:
         cache: Where they are kept.
-        model: The model's id.
         trimmable: Whether this model's caches can always be shortened.
     """
 
-    def __init__(self, cache: PromptCache, model: str, *, trimmable: bool) -> None:
+    def __init__(self, cache: PromptCache, *, trimmable: bool) -> None:
         self._cache = cache
-        self._model = model
         self._trimmable = trimmable
         self._members: dict[int, _Member] = {}
 
@@ -99,11 +97,11 @@ class Sharing:
         prompt = candidate.prompt
         if not self._cache.enabled:
             return Start([], None, [list(prompt)])
-        space = Space(self._model, candidate.tenant)
+        space = candidate.space
         hit = self._cache.find(space, prompt)
-        if self._waits(candidate, space, _length(hit)):
+        if self._waits(candidate, _length(hit)):
             return None
-        if self._take_from_running(candidate, space, _length(hit), contents):
+        if self._take_from_running(candidate, _length(hit), contents):
             hit = self._cache.find(space, prompt)
         done = _length(hit)
         planned = self._boundaries(candidate, done, behind)
@@ -136,11 +134,10 @@ class Sharing:
         if member is not None:
             member.pending.clear()
 
-    def finished(self, key: int, contents: Contents) -> None:
-        """A member is whole; `left` follows."""
+    def finished(self, key: int, contents: Callable[[], Contents | None]) -> bool:
+        """A member is whole; `left` follows. True if what it leaves behind is kept."""
         member = self._members.get(key)
-        if member is not None:
-            self._keep(member, contents)
+        return member is not None and self._keep(member, contents())
 
     def left(self, key: int) -> None:
         """A member is no longer in the batch. Who waited for it asks anew."""
@@ -150,9 +147,9 @@ class Sharing:
         """The batch is gone."""
         self._members.clear()
 
-    def _waits(self, candidate: Candidate, space: Space, done: int) -> bool:
+    def _waits(self, candidate: Candidate, done: int) -> bool:
         for member in self._members.values():
-            if member.space != space or not member.pending:
+            if member.space != candidate.space or not member.pending:
                 continue
             common = self._common(member, candidate)
             if any(self._pays(at, self._worth(at, common), done) for at in member.pending):
@@ -177,7 +174,6 @@ class Sharing:
     def _take_from_running(
         self,
         candidate: Candidate,
-        space: Space,
         done: int,
         contents: Callable[[int], Contents | None],
     ) -> bool:
@@ -185,7 +181,7 @@ class Sharing:
         if not self._trimmable:
             return False
         for key, member in self._members.items():
-            if member.space != space or member.pending or member.given:
+            if member.space != candidate.space or member.pending or member.given:
                 continue
             if self._common(member, candidate) - done >= MIN_SHARED:
                 member.given = True
@@ -199,7 +195,7 @@ class Sharing:
         common = [
             min(common_length(prompt, other.prompt), last, len(other.prompt) - 1)
             for other in behind
-            if other.tenant == candidate.tenant
+            if other.space == candidate.space
         ]
         useful = {at for at in common if at - done >= MIN_SHARED}
         if useful:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine import runtime
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError, ModelNotLoadedError
+from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     EngineSnapshot,
@@ -94,6 +95,7 @@ class Worker:
         self._states: dict[str, SlotState] = {}
         self._owner: dict[int, str] = {}
         self._loading: deque[_Loading] = deque()
+        self._prompts = PromptCache(int(settings.prompt_cache_gb * 1e9))
         self._samplers: Samplers | None = None
         self._runtime: runtime.Runtime | None = None
         self._steps = 0
@@ -204,6 +206,7 @@ class Worker:
             settings=self._settings,
             samplers=self._samplers,
             limit_wired=self._limit_wired,
+            cache=self._prompts,
         )
         self._states[loading.model_id] = "running"
         model = LoadedModel(
@@ -222,6 +225,7 @@ class Worker:
             return [Unloaded(model_id)]
         updates: list[Update] = list(batch.fail_all(_gone(model_id)))
         self._tokens_of_unloaded += batch.tokens_generated
+        self._prompts.forget(model_id)
         batch.close()
         del batch
         self._states[model_id] = "idle_shutdown"
@@ -285,6 +289,7 @@ class Worker:
         for batch in self._batches.values():
             batch.close()
         self._batches.clear()
+        self._prompts.shrink(0)
         self._samplers = None
         if self._runtime is not None:
             self._collect()
