@@ -18,7 +18,12 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
-from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest, Usage
+from darkbloom_provider.engine.requests import (
+    EngineSettings,
+    GenerationRequest,
+    TokenLogprob,
+    Usage,
+)
 from darkbloom_provider.engine.sampling import Samplers
 from darkbloom_provider.engine.updates import (
     Failed,
@@ -69,6 +74,7 @@ class Outcome:
     error: EngineError | None = None
     released: bool = False
     counts: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class Run:
@@ -110,6 +116,7 @@ class Run:
                     outcome.prompt_tokens = prompt_tokens
                 case Progress(text=text, completion_tokens=completion_tokens):
                     outcome.text += text
+                    outcome.logprobs += update.logprobs
                     outcome.counts.append(completion_tokens)
                 case Finished():
                     outcome.finished = update
@@ -186,6 +193,52 @@ def test_a_repetition_penalty_changes_only_its_own_request(weights: Weights) -> 
     outcomes = run.to_the_end()
     assert outcomes[0].text == alone(weights, ask(max_tokens=120)).text
     assert outcomes[1].text != outcomes[0].text
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"temperature": 1.0, "seed": 5},
+        {"logprobs": 20},
+        {"presence_penalty": 2.0, "frequency_penalty": 1.0, "repetition_penalty": 1.3},
+        {"logit_bias": ((40, 5.0),)},
+        {"ignore_eos": True},
+        {"stop": ("never said",)},
+    ],
+)
+def test_what_one_request_asks_for_leaves_its_neighbours_text_alone(
+    weights: Weights, feature: dict[str, Any]
+) -> None:
+    run = Run(weights)
+    run.add(0, ask())
+    run.step(4)
+    run.add(1, ask("water", **feature))
+    run.add(2, ask("a"))
+    outcomes = run.to_the_end()
+    assert outcomes[0].text == alone(weights, ask()).text
+    assert outcomes[1].text == alone(weights, ask("water", **feature)).text
+    assert outcomes[2].text == alone(weights, ask("a")).text
+
+
+def test_a_biased_token_is_chosen_and_one_beyond_the_vocabulary_is_refused(
+    weights: Weights,
+) -> None:
+    [token] = list(weights.tokenizer.encode("Z"))
+    outcome = alone(weights, ask(max_tokens=5, logit_bias=((token, 100.0),)))
+    assert outcome.text == "ZZZZZ"
+    beyond = ask(logit_bias=((weights.vocabulary_size, 1.0),))
+    error = alone(weights, beyond).error
+    assert isinstance(error, InvalidGenerationError)
+    assert "logit_bias" in error.message
+
+
+def test_probabilities_belong_to_the_greedy_text_token_by_token(weights: Weights) -> None:
+    outcome = alone(weights, ask(logprobs=3))
+    assert len(outcome.logprobs) == 30
+    assert b"".join(entry.chosen.data for entry in outcome.logprobs).decode() == outcome.text
+    for entry in outcome.logprobs:
+        assert entry.top[0] == entry.chosen
+        assert 0 >= entry.top[0].logprob >= entry.top[1].logprob >= entry.top[2].logprob
 
 
 # ---------------------------------------------------------------- cancelling
@@ -270,11 +323,14 @@ def test_the_token_that_ends_a_turn_is_counted_and_not_shown(weights: Weights) -
     wrapped = weights.tokenizer
     assert isinstance(wrapped, TokenizerWrapper)
     ends = TokenizerWrapper(wrapped._tokenizer, eos_token_ids=[ending])
-    outcome = alone(replace(weights, tokenizer=ends), ask())
+    ending_model = replace(weights, tokenizer=ends)
+    outcome = alone(ending_model, ask())
     assert outcome.finished is not None
     assert outcome.finished.reason == "stop"
     assert outcome.finished.usage.completion_tokens == place == outcome.counts[-1]
     assert outcome.text == wrapped.decode(chosen[: place - 1])
+    # Measurements go on regardless.
+    assert alone(ending_model, ask(ignore_eos=True)).text == whole.text
 
 
 def test_a_completion_never_grows_beyond_the_context(weights: Weights) -> None:
@@ -317,7 +373,7 @@ def test_a_text_that_cannot_be_decoded_ends_only_itself(weights: Weights) -> Non
     def broken(_token: int) -> str:
         raise ValueError("secret words")
 
-    entry.detokenizer = type("Broken", (), {"add": staticmethod(broken)})()
+    entry.output._detokenizer = type("Broken", (), {"add": staticmethod(broken)})()
     outcomes = run.to_the_end()
     assert isinstance(outcomes[1].error, GenerationFailedError)
     assert "secret" not in "".join(outcomes[1].error.lines())

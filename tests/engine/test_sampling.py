@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from darkbloom_provider.engine.requests import SamplingParams
-from darkbloom_provider.engine.sampling import Sampler, Samplers, processors
+from darkbloom_provider.engine.sampling import Sampler, Samplers
 
 PROBABILITIES = [0.5, 0.3, 0.15, 0.05]
 LOGPROBS = mx.log(mx.array([PROBABILITIES]))
@@ -76,14 +76,3 @@ def test_equal_requests_share_one_sampler_while_any_of_them_runs() -> None:
     del one
     samplers.get(params)
     assert len(starts) == 3
-
-
-@pytest.mark.parametrize("penalty", [None, 1.0])
-def test_no_penalty_costs_nothing(penalty: float | None) -> None:
-    assert processors(penalty) == ()
-
-
-def test_a_penalty_makes_repetition_less_likely() -> None:
-    [process] = processors(2.0)
-    logits = process(mx.array([0]), mx.array([[4.0, 3.0]]))
-    assert logits.tolist() == [[2.0, 3.0]]

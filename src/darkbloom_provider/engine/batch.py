@@ -7,6 +7,7 @@ its batch is corrupt, so everything in it is failed and a new one is built.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
 from darkbloom_provider.engine import prompt
@@ -24,6 +25,9 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights
+from darkbloom_provider.engine.output import Output
+from darkbloom_provider.engine.pace import PrefillPace
+from darkbloom_provider.engine.penalties import Array, LogitsProcessor, processors
 from darkbloom_provider.engine.prompt_cache import Layer, PromptCache, Space
 from darkbloom_provider.engine.requests import (
     EngineSettings,
@@ -32,7 +36,7 @@ from darkbloom_provider.engine.requests import (
     SlotSnapshot,
     Usage,
 )
-from darkbloom_provider.engine.sampling import Samplers, processors
+from darkbloom_provider.engine.sampling import Samplers
 from darkbloom_provider.engine.sharing import (
     Candidate,
     Contents,
@@ -41,6 +45,7 @@ from darkbloom_provider.engine.sharing import (
     always_trimmable,
 )
 from darkbloom_provider.engine.text import Detokenizer, StopMatcher
+from darkbloom_provider.engine.token_bytes import token_data
 from darkbloom_provider.engine.updates import (
     Failed,
     Finished,
@@ -50,8 +55,19 @@ from darkbloom_provider.engine.updates import (
     Started,
 )
 
+_PROMPTS_AT_ONCE = 8
+"""Prompts that are computed together; mlx-lm's own default."""
 _PROMPT_END = 16
 """Tokens of a prompt's end that are told: enough for the markers that templates end in."""
+
+
+class _PromptResponse(Protocol):
+    """What mlx-lm says of one prompt."""
+
+    uid: int
+    progress: tuple[int, int]
+    end_of_segment: bool
+    end_of_prompt: bool
 
 
 class _TokenResponse(Protocol):
@@ -59,6 +75,7 @@ class _TokenResponse(Protocol):
 
     uid: int
     token: int
+    logprobs: Array
     finish_reason: FinishReason | None
     prompt_cache: list[Layer] | None
     all_tokens: list[int] | None
@@ -72,9 +89,9 @@ class _Entry:
     request: GenerationRequest
     prompt: list[int]
     limit: int
-    detokenizer: Detokenizer
-    stops: StopMatcher
+    output: Output
     decoding: bool = False
+    prompt_computed: int = 0
     completion_tokens: int = 0
 
     @property
@@ -94,6 +111,7 @@ class Batch:
         settings: Bounds.
         samplers: Where samplers come from.
         limit_wired: Called after every new `BatchGenerator`, which raises the limit by itself.
+        clock: Monotonic seconds.
         cache: What prompts have been through the model already; None keeps nothing.
     """
 
@@ -104,13 +122,22 @@ class Batch:
         settings: EngineSettings,
         samplers: Samplers,
         limit_wired: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
         cache: PromptCache | None = None,
     ) -> None:
         self._weights = weights
         self._settings = settings
         self._samplers = samplers
         self._limit_wired = limit_wired
+        self._clock = clock
+        self._pace = PrefillPace(
+            busy_s=settings.step_busy_s,
+            idle_s=settings.step_idle_s,
+            busy_tokens=settings.prefill_step_busy,
+            idle_tokens=settings.prefill_step_idle,
+        )
         self._decode = _decoder(weights.tokenizer)
+        self._token_data = token_data(weights.tokenizer)
         self._waiting: deque[_Entry] = deque()
         self._running: dict[int, _Entry] = {}
         self._sharing = Sharing(
@@ -141,14 +168,19 @@ class Batch:
     def add(self, key: int, request: GenerationRequest) -> list[RequestUpdate]:
         """Read the prompt and put the request at the end of the line, or refuse it alone."""
         try:
+            self._check_biases(request)
             tokens = prompt.encode(self._weights.tokenizer, request)
             entry = _Entry(
                 key=key,
                 request=request,
                 prompt=tokens,
                 limit=self._limit(len(tokens), request.max_tokens),
-                detokenizer=Detokenizer(self._decode, tokens),
-                stops=StopMatcher(request.stop),
+                output=Output(
+                    Detokenizer(self._decode, tokens),
+                    StopMatcher(request.stop),
+                    request.logprobs,
+                    self._token_data,
+                ),
             )
         except EngineError as error:
             return [Failed(key, error)]
@@ -171,13 +203,17 @@ class Batch:
         """Let waiting requests in, then one decode step and one piece of prompts for all."""
         updates = self._admit()
         decoding = any(entry.decoding for entry in self._running.values())
-        self._generator.prefill_step_size = (
-            self._settings.prefill_step_busy if decoding else self._settings.prefill_step_idle
+        reading = sum(not entry.decoding for entry in self._running.values())
+        self._generator.prefill_step_size = self._pace.slice_tokens(
+            min(reading, _PROMPTS_AT_ONCE), decoding=decoding
         )
+        began = self._clock()
         try:
             prompts, tokens = self._generator.next()
         except Exception as error:  # noqa: BLE001 - whatever it is, this batch is corrupt
             return [*updates, *self._start_anew(error)]
+        seconds = self._clock() - began
+        self._pace.learn(seconds, prompt_tokens=self._prompt_tokens(prompts), decoding=decoding)
         for response in prompts:
             entry = self._running.get(response.uid)
             if entry is None:
@@ -217,7 +253,8 @@ class Batch:
                     caches=[start.layers],
                     all_tokens=[start.done],
                     samplers=[self._samplers.get(entry.request.sampling)],
-                    logits_processors=[list(processors(entry.request.repetition_penalty))],
+                    logits_processors=[self._processors(entry)],
+                    stop_sequences=[StopSequences()] if entry.request.ignore_eos else None,
                 )
             except Exception as error:  # noqa: BLE001 - nothing was inserted; others are unharmed
                 self._sharing.left(entry.key)
@@ -247,6 +284,20 @@ class Batch:
         _compute(layers)
         return layers, tuple(tokens)
 
+    def _processors(self, entry: _Entry) -> list[LogitsProcessor]:
+        return list(processors(entry.request, self._weights.vocabulary_size))
+
+    def _prompt_tokens(self, responses: Sequence[_PromptResponse]) -> int:
+        """Tokens of prompts that a step computed, padding included: rows are equally long."""
+        longest = rows = 0
+        for response in responses:
+            entry = self._running.get(response.uid)
+            if entry is not None and not response.end_of_prompt:
+                rows += 1
+                longest = max(longest, response.progress[0] - entry.prompt_computed)
+                entry.prompt_computed = response.progress[0]
+        return longest * rows
+
     def _take(self, response: _TokenResponse) -> list[RequestUpdate]:
         """One token of one request."""
         entry = self._running.get(response.uid)
@@ -257,21 +308,28 @@ class Batch:
         reason = response.finish_reason
         try:
             # The token that ends a turn is no text.
-            new = "" if reason == "stop" else entry.detokenizer.add(response.token)
-            text = entry.stops.feed(new)
+            text, logprobs = (
+                ("", ())
+                if reason == "stop"
+                else entry.output.add(response.token, response.logprobs)
+            )
         except Exception as error:  # noqa: BLE001 - a tokenizer's fault in one text ends that text
             self._leave(response.uid, finished=reason is not None)
             return [Failed(entry.key, _failure(error))]
         left = reason is not None
-        if entry.stops.matched:
+        stops = entry.output.stops
+        if stops.matched:
             reason = "stop"
         elif left:
-            text += entry.stops.flush()
-        updates: list[RequestUpdate] = [Progress(entry.key, text, entry.completion_tokens)]
+            rest, more = entry.output.flush()
+            text, logprobs = text + rest, logprobs + more
+        updates: list[RequestUpdate] = [
+            Progress(entry.key, text, entry.completion_tokens, logprobs)
+        ]
         if reason is not None:
             self._remember(entry, response)
             self._leave(response.uid, finished=left)
-            updates.append(Finished(entry.key, reason, entry.usage, entry.stops.found))
+            updates.append(Finished(entry.key, reason, entry.usage, stops.found))
         return updates
 
     def _remember(self, entry: _Entry, response: _TokenResponse) -> None:
@@ -300,6 +358,13 @@ class Batch:
         self._generator = self._new_generator()
         return list(updates)
 
+    def _check_biases(self, request: GenerationRequest) -> None:
+        size = self._weights.vocabulary_size
+        if any(token >= size for token, _ in request.logit_bias):
+            raise InvalidGenerationError(
+                HTTPStatus.BAD_REQUEST, f"logit_bias names a token beyond this model's {size}"
+            )
+
     def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
         context = self._weights.context_length
         room = context - prompt_tokens
@@ -318,7 +383,7 @@ class Batch:
             self._weights.model,
             stop_tokens=[[token] for token in sorted(self._weights.tokenizer.eos_token_ids)],
             completion_batch_size=settings.max_running,
-            prefill_batch_size=min(settings.max_running, 8),
+            prefill_batch_size=min(settings.max_running, _PROMPTS_AT_ONCE),
             prefill_step_size=settings.prefill_step_idle,
             # The thread's own stream: arrays that are not evaluated yet cannot cross threads.
             stream=mx.default_stream(mx.default_device()),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from darkbloom_provider.engine.errors import EngineError
-from darkbloom_provider.engine.requests import Delta, FinishReason, Usage
+from darkbloom_provider.engine.requests import Delta, FinishReason, TokenLogprob, Usage
 from darkbloom_provider.engine.updates import (
     Failed,
     Finished,
@@ -39,6 +39,7 @@ class Generation:
         """How the rendered prompt ends; known when `prompt_tokens` is."""
         self._cancel = cancel
         self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._completion_tokens = 0
         self._error: EngineError | None = None
         self._ended = False
@@ -60,6 +61,7 @@ class Generation:
             return
         self._ended = True
         self._pieces.clear()
+        self._logprobs.clear()
         self._wake.set()
         self._cancel()
 
@@ -71,15 +73,16 @@ class Generation:
         return self
 
     async def __anext__(self) -> Delta:
-        while not self._pieces:
+        while not self._pieces and not self._logprobs:
             if self._error is not None:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
-        delta = Delta("".join(self._pieces), self._completion_tokens)
+        delta = Delta("".join(self._pieces), self._completion_tokens, tuple(self._logprobs))
         self._pieces.clear()
+        self._logprobs.clear()
         return delta
 
     def apply(self, update: RequestUpdate) -> None:
@@ -88,10 +91,12 @@ class Generation:
             case Started(prompt_tokens=prompt_tokens, prompt_end=prompt_end):
                 self.prompt_tokens = prompt_tokens
                 self.prompt_end = prompt_end
-            case Progress(text=text, completion_tokens=completion_tokens):
+            case Progress(text=text, completion_tokens=completion_tokens, logprobs=logprobs):
                 self._completion_tokens = completion_tokens
-                if text and not self._ended:
-                    self._pieces.append(text)
+                if not self._ended:
+                    self._logprobs += logprobs
+                    if text:
+                        self._pieces.append(text)
             case Finished(reason=reason, usage=usage, stop=stop):
                 self._completion_tokens = usage.completion_tokens
                 if not self._ended:

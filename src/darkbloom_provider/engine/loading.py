@@ -31,6 +31,8 @@ class Weights:
     tokenizer: Tokenizer
     context_length: int
     weight_bytes: int
+    vocabulary_size: int
+    """Width of the logits; tokenizers often know fewer tokens."""
     chat_template: str | None = None
     special_tokens: frozenset[str] = frozenset()
 
@@ -58,7 +60,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
             eos_token_ids=config.get("eos_token_id"),
         )
         yield
-        _warm_up(model)
+        vocabulary_size = _warm_up(model)
     except Exception as error:
         # A damaged or foreign folder makes mlx-lm, transformers and tokenizers raise all kinds,
         # bare `Exception` among them. None of it may end the thread that serves other models.
@@ -72,6 +74,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         tokenizer=tokenizer,
         context_length=context_length(config),
         weight_bytes=sum(array.nbytes for array in parameters),
+        vocabulary_size=vocabulary_size,
         chat_template=_chat_template(getattr(tokenizer, "chat_template", None)),
         special_tokens=frozenset(tokenizer.get_added_vocab()),
     )
@@ -106,10 +109,15 @@ def _groups(arrays: list[Any], limit: int) -> Generator[list[Any], None, None]:
         yield group
 
 
-def _warm_up(model: Model) -> None:
-    """Run one token through, so that kernels are compiled before the first request is timed."""
+def _warm_up(model: Model) -> int:
+    """Run one token through and return the width of the logits.
+
+    Kernels are compiled along the way, before the first request is timed.
+    """
     cache = make_prompt_cache(model)
-    mx.eval(model(mx.array([[0]]), cache=cache))
+    logits = model(mx.array([[0]]), cache=cache)
+    mx.eval(logits)
+    return int(logits.shape[-1])
 
 
 def _first_line(error: Exception) -> str:

@@ -124,11 +124,6 @@ class GenerationRequest:
 
     def _check_supported(self) -> None:
         unsupported = {
-            "presence_penalty": self.presence_penalty != 0,
-            "frequency_penalty": self.frequency_penalty != 0,
-            "logit_bias": bool(self.logit_bias),
-            "logprobs": self.logprobs is not None,
-            "ignore_eos": self.ignore_eos,
             "response_format": self.structure is not None,
         }
         for name, asked in unsupported.items():
@@ -188,10 +183,15 @@ class EngineSettings:
     """Requests of one model that are decoded together."""
     max_waiting: int = 32
     """Requests of one model that may wait for a place; one more is answered 503."""
-    prefill_step_busy: int = 128
-    """Prompt tokens processed between two decode steps while streams run: their longest stall."""
-    prefill_step_idle: int = 512
-    """The same while nothing is being decoded. Bounds how long a cancellation can take."""
+    step_busy_s: float = 0.18
+    """Seconds a step may take while streams run, prompts included: their longest stall. How many
+    tokens of prompts that allows is measured as it goes."""
+    step_idle_s: float = 0.5
+    """The same while nothing is being decoded: how long newcomers and cancellations may wait."""
+    prefill_step_busy: int = 1024
+    """Most tokens of each prompt in one step while streams run."""
+    prefill_step_idle: int = 2048
+    """The same while nothing is being decoded."""
     wired_limit_gb: float | None = None
     """Memory the GPU may keep wired; absent means half of what Metal recommends. The library's own
     default, all of it, is named in reports of kernel panics."""

@@ -13,18 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.sample_utils import make_repetition_penalty
 
 from darkbloom_provider.engine.requests import SamplingParams
 
 Array = Any
 """`mlx.core.array`. MLX's own annotations are not precise enough to check against."""
-LogitsProcessor = Callable[[Array, Array], Array]
 
 _STRIDE = 0x9E3779B97F4A7C15
 """Odd, close to 2^64 divided by the golden ratio: keys of neighbouring steps lie far apart."""
-_REPETITION_WINDOW = 64
-"""Most recent tokens that `repetition_penalty` looks at, the prompt's included."""
 
 
 class Sampler:
@@ -76,13 +72,6 @@ class Samplers:
             sampler = Sampler(params, self._entropy())
             self._shared[params] = sampler
         return sampler
-
-
-def processors(repetition_penalty: float | None) -> tuple[LogitsProcessor, ...]:
-    """What changes the logits of one request before sampling; empty for most requests."""
-    if repetition_penalty is None or repetition_penalty == 1:
-        return ()
-    return (make_repetition_penalty(repetition_penalty, _REPETITION_WINDOW),)
 
 
 def _keep_top_p(logprobs: Array, top_p: float) -> Array:

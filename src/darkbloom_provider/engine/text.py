@@ -83,6 +83,11 @@ class StopMatcher:
         """Whether one did."""
         return self.found is not None
 
+    @property
+    def holding(self) -> bool:
+        """Whether text is held back."""
+        return bool(self._held)
+
     def feed(self, text: str) -> str:
         """The text that may be shown after `text` has come. Once `matched`, always empty."""
         if self.matched or not text:

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from darkbloom_provider.engine.errors import EngineError
-from darkbloom_provider.engine.requests import FinishReason, GenerationRequest, LoadedModel, Usage
+from darkbloom_provider.engine.requests import (
+    FinishReason,
+    GenerationRequest,
+    LoadedModel,
+    TokenLogprob,
+    Usage,
+)
 from darkbloom_provider.errors import ModelError
 
 # ---------------------------------------------------------------- to the thread
@@ -91,6 +97,7 @@ class Progress:
     key: int
     text: str = field(repr=False)
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
