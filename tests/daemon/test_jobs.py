@@ -155,8 +155,10 @@ async def test_a_box_that_cannot_be_opened_gets_400_and_the_daemon_lives(name: s
         (chat(max_tokens=0), 400),
         (chat(max_tokens=-1), 400),
         (chat(messages=[]), 400),
-        (chat(n=2), 400),
+        (chat(n=0), 400),
+        (chat(n=33), 400),
         (chat(endpoint="/v1/completions"), 400),
+        (chat(endpoint="/v1/embeddings"), 400),
         (chat(endpoint="http://169.254.169.254/"), 400),
     ],
 )

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.jobs import JobRunner
-from darkbloom_provider.daemon.terms import Terms
+from darkbloom_provider.daemon.tally import Tally
+from darkbloom_provider.daemon.terms import SERVED, Offer, Terms
 from darkbloom_provider.earnings.journal import JobRecord, JournalTotals
 from darkbloom_provider.earnings.journal_file import JournalFullError
 from darkbloom_provider.engine.errors import ModelNotLoadedError
-from darkbloom_provider.engine.requests import Delta, GenerationRequest
+from darkbloom_provider.engine.requests import Delta, GenerationRequest, LoadedModel
 from darkbloom_provider.engine.requests import Usage as Counted
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
@@ -33,15 +35,24 @@ PROMPT_TOKENS = 17
 class FakeGeneration:
     """Says its pieces, one token each, then ends; a gate holds it before any of them."""
 
-    def __init__(self, pieces: Sequence[str | Exception], gate: asyncio.Event | None) -> None:
+    def __init__(
+        self, pieces: Sequence[str | Delta | Exception], gate: asyncio.Event | None
+    ) -> None:
         self._pieces = pieces
         self._gate = gate
         self.cancelled = False
         self.finish_reason: FinishReason | None = None
+        self.stop_sequence: str | None = None
+        self.prompt_end = ""
         self.usage = Counted(PROMPT_TOKENS, 0)
+        self._over = asyncio.Event()
 
     def cancel(self) -> None:
         self.cancelled = self.finish_reason is None
+        self._over.set()
+
+    async def released(self) -> None:
+        await self._over.wait()
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self._deltas()
@@ -49,29 +60,51 @@ class FakeGeneration:
     async def _deltas(self) -> AsyncIterator[Delta]:
         for count, piece in enumerate(self._pieces, start=1):
             if self._gate is not None:
-                await self._gate.wait()
+                await self._until_let()
+            if self.cancelled:
+                return
             if isinstance(piece, Exception):
                 raise piece
             self.usage = Counted(PROMPT_TOKENS, count)
-            yield Delta(piece, count)
+            yield Delta(piece, count) if isinstance(piece, str) else piece
         self.finish_reason = "stop"
+        self._over.set()
+
+    async def _until_let(self) -> None:
+        assert self._gate is not None
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._gate, self._over)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 class FakeEngine:
-    """Generates what `says` holds for the request's model."""
+    """Generates its pieces, or for its n-th request the n-th of its scripts."""
 
-    def __init__(self, *pieces: str | Exception, gate: asyncio.Event | None = None) -> None:
-        self.pieces: Sequence[str | Exception] = pieces or ("Hel", "lo")
+    def __init__(self, *pieces: str | Delta | Exception, gate: asyncio.Event | None = None) -> None:
+        self.pieces: Sequence[str | Delta | Exception] = pieces or ("Hel", "lo")
+        self.scripts: Sequence[Sequence[str | Delta | Exception]] = ()
+        self.stop_sequence: str | None = None
+        self.prompt_end = ""
         self.gate = gate
         self.requests: list[GenerationRequest] = []
         self.generations: list[FakeGeneration] = []
         self.refuse: Exception | None = None
+        self.model = LoadedModel(MODEL, 1024, 10, 0.0)
+
+    def loaded(self, model_id: str) -> LoadedModel | None:
+        return self.model
 
     def submit(self, request: GenerationRequest) -> FakeGeneration:
         if self.refuse is not None:
             raise self.refuse
+        pieces = self.scripts[len(self.requests)] if self.scripts else self.pieces
         self.requests.append(request)
-        generation = FakeGeneration(self.pieces, self.gate)
+        generation = FakeGeneration(pieces, self.gate)
+        generation.stop_sequence = self.stop_sequence
+        generation.prompt_end = self.prompt_end
         self.generations.append(generation)
         return generation
 
@@ -189,11 +222,6 @@ class FakeJournal:
         self.closed = True
 
 
-async def no_wait(_seconds: float) -> None:
-    """A pause that only lets others run."""
-    await asyncio.sleep(0)
-
-
 async def nothing_to_prepare(_model: str) -> None:
     """The model is in memory."""
 
@@ -238,22 +266,24 @@ async def desk(
     *,
     max_jobs: int = 8,
     prepare: Callable[[str], Any] = nothing_to_prepare,
+    served: frozenset[str] = SERVED,
 ) -> AsyncIterator[Desk]:
     """A job runner; when the block ends, its jobs must have ended or are cut."""
     engine = engine or FakeEngine()
     books, keys = FakeBooks(), KeyPair.generate()
     terms = Terms(
         key_pair=keys,
-        models=lambda: (MODEL,),
-        prepare=prepare,
         price=lambda _model: Price(1_000_000, 2_000_000),
         linked=lambda: True,
         now=lambda: NOW,
-        sleep=no_wait,
+        flush_seconds=0,
         max_jobs=max_jobs,
     )
+    offer = Offer(models=lambda: (MODEL,), prepare=prepare, served=served)
+    tally = Tally()
     async with asyncio.TaskGroup() as tasks:
-        runner = JobRunner(engine, books, terms, tasks)
+        answers = Answers(engine, offer, tally, tasks, terms.now)
+        runner = JobRunner(answers, books, terms, tally, tasks)
         try:
             yield Desk(engine, books, keys, runner)
         finally:

@@ -81,6 +81,8 @@ class JobCounts(_Model):
     cancelled: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    ignored_parameters: dict[str, int] = {}
+    """How often requests had a parameter that nobody knows, by its name."""
 
 
 class JournalStatus(_Model):

@@ -1,106 +1,347 @@
-"""Generated text as the events a consumer reads. Pure: text in, event lines out.
+"""From a request to the events of its answer: one path for the network and the local endpoint.
 
-One event is one chunk on the wire, because the network's coordinator does not look into a chunk
-that holds several. Shapes are OpenAI's.
+A request is one generation or more (`n`, lists of prompts). The text of each goes through the
+model's parser into the shape of the request's dialect; where the events go then, sealed into
+chunks or over HTTP, is up to the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from http import HTTPStatus
 
-from darkbloom_provider.protocol import openai
+from darkbloom_provider.daemon.tally import Tally
+from darkbloom_provider.daemon.terms import Generation, Inference, Offer, RefusedError
+from darkbloom_provider.engine import requests as engine
+from darkbloom_provider.engine.errors import EngineError
+from darkbloom_provider.engine.parsers.choice import PLAIN, ParserFactory, choose
+from darkbloom_provider.engine.parsers.parser import Parser
+from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.protocol.answers.answer import Answer, answer_to
+from darkbloom_provider.protocol.answers.gathered import TokenLogprob
 from darkbloom_provider.protocol.messages import Usage
-from darkbloom_provider.protocol.openai import ChatRequest, FinishReason
+from darkbloom_provider.protocol.requests.document import InvalidRequestError, parse_object
+from darkbloom_provider.protocol.requests.read import request_of
+from darkbloom_provider.protocol.requests.request import ResponseFormat, TextRequest
+
+_News = tuple["_Choice", "engine.Delta | Exception | None"]
+"""More of a choice, the reason why it failed, or None at its end."""
 
 
-class Answer(Protocol):
-    """Shapes one answer."""
+class Answers:
+    """Reads requests and begins their answers.
 
-    def delta(self, text: str) -> Iterator[str]:
-        """The events to send for a piece of text."""
-        ...
+    Args:
+        inference: The engine.
+        offer: What may be asked for.
+        tally: Counts parameters nobody knows.
+        tasks: Where the readers of requests with several answers run.
+        now: The time, for the answers' dates.
+    """
 
-    def end(self, finish_reason: FinishReason, usage: Usage) -> Iterator[str]:
-        """The events that end the answer."""
-        ...
+    def __init__(
+        self,
+        inference: Inference,
+        offer: Offer,
+        tally: Tally,
+        tasks: asyncio.TaskGroup,
+        now: Callable[[], dt.datetime],
+    ) -> None:
+        self._inference = inference
+        self._offer = offer
+        self._tally = tally
+        self._tasks = tasks
+        self._now = now
+        self._writes: dict[str, tuple[engine.LoadedModel, ParserFactory]] = {}
 
+    def read(self, body: bytes, endpoint: str | None = None) -> TextRequest:
+        """Read and check a request.
 
-def answer_to(request: ChatRequest, *, request_id: str, created: int) -> Answer:
-    """The shape that `request` asked for. `created` is in Unix seconds."""
-    shape = StreamedAnswer if request.stream else WholeAnswer
-    return shape(
-        id=f"chatcmpl-{request_id}",
-        created=created,
-        model=request.model,
-        include_usage=request.include_usage,
-    )
+        Args:
+            body: The JSON text.
+            endpoint: Where it was sent to; None if the body says so itself.
 
+        Raises:
+            InvalidRequestError: With the parameter's name and the HTTP status to answer.
+            RefusedError: 404, the model is not served.
+        """
+        document = parse_object(body)
+        if endpoint is not None:
+            document["endpoint"] = endpoint
+        request = request_of(document, self._offer.served)
+        if request.model not in self._offer.models():
+            raise RefusedError("the model is not served here", HTTPStatus.NOT_FOUND)
+        if request.choices > self._offer.max_choices:
+            raise InvalidRequestError(
+                f"{request.choices} answers are too many for one request, "
+                f"{self._offer.max_choices} are served",
+                param="prompt" if request.n == 1 else "n",
+            )
+        self._tally.ignored(request.ignored)
+        return request
 
-@dataclass(slots=True)
-class _Shape:
-    id: str
-    created: int
-    model: str
-    include_usage: bool
+    async def begin(
+        self, request_id: str, request: TextRequest, *, native: bool = False
+    ) -> Answering:
+        """Have the model in memory and start all generations, or none. See `answer_to`.
 
+        Raises:
+            RefusedError: 503, the model could not be loaded.
+            EngineError: The engine does not take it.
+        """
+        try:
+            await self._offer.prepare(request.model)
+        except EngineError:
+            raise
+        except DarkbloomError:
+            raise RefusedError(
+                "the model could not be loaded", HTTPStatus.SERVICE_UNAVAILABLE
+            ) from None
+        choices: list[_Choice] = []
+        try:
+            for index, wanted in enumerate(generations_of(request_id, request)):
+                choices.append(_Choice(index, self._inference.submit(wanted)))
+        except BaseException:
+            for choice in choices:
+                choice.generation.cancel()
+            raise
+        created = int(self._now().timestamp())
+        answer = answer_to(request, request_id=request_id, created=created, native=native)
+        factory = self._factory(request)
 
-@dataclass(slots=True)
-class StreamedAnswer(_Shape):
-    """`chat.completion.chunk` events: the role with the first, the reason in the last."""
-
-    begun: bool = False
-
-    def delta(self, text: str) -> Iterator[str]:
-        """One event per piece of text."""
-        role = {} if self.begun else {"role": "assistant"}
-        self.begun = True
-        yield self._chunk({**role, "content": text})
-
-    def end(self, finish_reason: FinishReason, usage: Usage) -> Iterator[str]:
-        """The finishing event and, if asked for, the usage event."""
-        if not self.begun:
-            yield from self.delta("")
-        yield self._chunk({}, finish_reason)
-        if self.include_usage:
-            yield openai.usage_event(
-                id=self.id,
-                created=self.created,
-                model=self.model,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
+        def parser_for(choice: _Choice) -> Parser:
+            return factory.parser(
+                call_id=_call_ids(request, request_id, choice.index),
+                tools=request.tools,
+                thinking_open=factory.thinking_open(choice.generation.prompt_end),
             )
 
-    def _chunk(self, delta: dict[str, object], reason: FinishReason | None = None) -> str:
-        return openai.chunk_event(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            delta=delta,
-            finish_reason=reason,
+        return Answering(request, answer, choices, parser_for, self._tasks)
+
+    def _factory(self, request: TextRequest) -> ParserFactory:
+        # A prompt is continued and a schema obeyed as they stand: markers mean nothing there.
+        if request.prompts or request.response_format is not None:
+            return PLAIN
+        model = self._inference.loaded(request.model)
+        if model is None:
+            return PLAIN
+        known = self._writes.get(request.model)
+        if known is None or known[0] is not model:
+            factory = choose(model.chat_template or "", model.special_tokens.__contains__)
+            known = self._writes[request.model] = (model, factory)
+        return known[1]
+
+
+@dataclass(slots=True, eq=False)
+class _Choice:
+    index: int
+    generation: Generation
+    completion_tokens: int = 0
+    """Up to the text that was taken."""
+    parser: Parser | None = field(default=None, repr=False)
+
+
+class Answering:
+    """One answer under way. `close` it in any case; what still generates is then cancelled."""
+
+    def __init__(
+        self,
+        request: TextRequest,
+        answer: Answer,
+        choices: Sequence[_Choice],
+        parser_for: Callable[[_Choice], Parser],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._request = request
+        self._answer = answer
+        self._choices = choices
+        self._parser_for = parser_for
+        self._open = len(choices)
+        self._begun = False
+        self._single: AsyncIterator[engine.Delta] | None = None
+        self._readers: list[asyncio.Task[None]] = []
+        # Holds one: what comes while nobody takes it is coalesced by the generations.
+        self._mailbox: asyncio.Queue[_News] = asyncio.Queue(maxsize=1)
+        if len(choices) == 1:
+            self._single = aiter(choices[0].generation)
+        else:
+            self._readers = [
+                tasks.create_task(self._read(choice), name=f"choice {choice.index}")
+                for choice in choices
+            ]
+
+    @property
+    def over(self) -> bool:
+        """Whether everything was told."""
+        return not self._open
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens up to the events told so far. A prompt with several answers counts once."""
+        return Usage(
+            prompt_tokens=sum(
+                choice.generation.usage.prompt_tokens
+                for choice in self._choices[:: self._request.n]
+            ),
+            completion_tokens=sum(choice.completion_tokens for choice in self._choices),
         )
 
+    async def next(self) -> list[str]:
+        """The next events of the answer; empty when it is over.
 
-@dataclass(slots=True)
-class WholeAnswer(_Shape):
-    """One `chat.completion` event at the end."""
+        Raises:
+            EngineError: The engine refused or failed.
+            RefusedError: 500, a generation ended without being whole.
+        """
+        while self._open:
+            events = self._take(*await self._news())
+            if events:
+                return events
+        return []
 
-    pieces: list[str] = field(default_factory=list, repr=False)
+    async def pause(self, seconds: float) -> None:
+        """Let text gather for so long, or until there is no more to come."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for choice in self._choices:
+                    await choice.generation.released()
 
-    def delta(self, text: str) -> Iterator[str]:
-        """Nothing: the text is kept for the end."""
-        self.pieces.append(text)
-        yield from ()
+    def cancel(self) -> None:
+        """Stop generating; `next` then ends with an error. Idempotent."""
+        for choice in self._choices:
+            choice.generation.cancel()
 
-    def end(self, finish_reason: FinishReason, usage: Usage) -> Iterator[str]:
-        """The whole answer. Exactly one event, or the coordinator would rebuild it with losses."""
-        yield openai.completion_event(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            content="".join(self.pieces),
-            finish_reason=finish_reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self.cancel()
+        for reader in self._readers:
+            reader.cancel()
+
+    # ------------------------------------------------------------ from the generations
+
+    async def _news(self) -> _News:
+        if self._single is None:
+            return await self._mailbox.get()
+        try:
+            return self._choices[0], await anext(self._single)
+        except StopAsyncIteration:
+            return self._choices[0], None
+
+    async def _read(self, choice: _Choice) -> None:
+        try:
+            async for delta in choice.generation:
+                await self._mailbox.put((choice, delta))
+            await self._mailbox.put((choice, None))
+        except Exception as error:  # noqa: BLE001 — whatever it is, it ends this answer only
+            await self._mailbox.put((choice, error))
+
+    # ------------------------------------------------------------ into events
+
+    def _take(self, choice: _Choice, news: engine.Delta | Exception | None) -> list[str]:
+        if isinstance(news, Exception):
+            raise news
+        if choice.parser is None:
+            choice.parser = self._parser_for(choice)
+        if news is None:
+            return self._finish(choice, choice.parser)
+        choice.completion_tokens = news.completion_tokens
+        pieces = choice.parser.feed(news.text)
+        return self._begin() + self._answer.pieces(pieces, choice.index, _logprobs(news.logprobs))
+
+    def _begin(self) -> list[str]:
+        if self._begun:
+            return []
+        self._begun = True
+        return self._answer.start(self.usage.prompt_tokens)
+
+    def _finish(self, choice: _Choice, parser: Parser) -> list[str]:
+        generation = choice.generation
+        reason = generation.finish_reason
+        if reason is None:
+            raise RefusedError("the answer was cut short", HTTPStatus.INTERNAL_SERVER_ERROR)
+        choice.completion_tokens = generation.usage.completion_tokens
+        events = self._begin() + self._answer.pieces(parser.finish(), choice.index)
+        events += self._answer.finish(reason, choice.index, generation.stop_sequence)
+        self._open -= 1
+        if not self._open:
+            events += self._answer.end(self.usage)
+        return events
+
+
+def generations_of(request_id: str, request: TextRequest) -> Iterable[engine.GenerationRequest]:
+    """What the engine is asked for: the answers to the first prompt, to the second, and so on."""
+    for prompt in request.prompts or (None,):
+        for number in range(request.n):
+            yield engine.GenerationRequest(
+                request_id=request_id,
+                model=request.model,
+                messages=request.messages if prompt is None else None,
+                prompt=prompt,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                min_p=request.min_p,
+                seed=_seed(request.seed, number),
+                repetition_penalty=request.repetition_penalty,
+                stop=request.stop,
+                tools=request.tools or None,
+                presence_penalty=request.presence_penalty,
+                frequency_penalty=request.frequency_penalty,
+                logit_bias=request.logit_bias,
+                logprobs=request.logprobs,
+                ignore_eos=request.ignore_eos,
+                structure=_structure(request.response_format),
+                chat_template_kwargs=request.template_options,
+            )
+
+
+def _seed(seed: int | None, number: int) -> int | None:
+    """The seed of the answer with this number: the first one's is the request's own."""
+    if seed is None or number == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest)
+
+
+def _structure(wanted: ResponseFormat | None) -> engine.Structure | None:
+    if wanted is None:
+        return None
+    if wanted.schema is None:
+        return engine.Structure("json_object")
+    return engine.Structure("json_schema", json.dumps(wanted.schema))
+
+
+def _call_ids(request: TextRequest, request_id: str, choice: int) -> Callable[[int], str]:
+    prefix = "toolu_" if request.dialect == "messages" else "call_"
+
+    def call_id(index: int) -> str:
+        name = f"{request_id}/{choice}/{index}".encode()
+        return prefix + hashlib.blake2b(name, digest_size=12).hexdigest()
+
+    return call_id
+
+
+def _logprobs(tokens: Iterable[engine.TokenLogprob]) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(
+            text=_text(token.chosen.data),
+            logprob=token.chosen.logprob,
+            top=tuple(TokenLogprob(_text(t.data), t.logprob, data=t.data) for t in token.top),
+            data=token.chosen.data,
         )
+        for token in tokens
+    ]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

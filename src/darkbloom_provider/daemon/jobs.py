@@ -15,18 +15,17 @@ from http import HTTPStatus
 
 from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
-from darkbloom_provider.daemon.answers import answer_to
-from darkbloom_provider.daemon.terms import Books, Generation, Inference, RefusedError, Reply, Terms
+from darkbloom_provider.daemon.answers import Answering, Answers
+from darkbloom_provider.daemon.tally import Tally
+from darkbloom_provider.daemon.terms import Books, RefusedError, Reply, Terms
 from darkbloom_provider.earnings.journal import JobRecord
-from darkbloom_provider.engine import requests as engine
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError
-from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.link.reply import FrameOverLimitError
-from darkbloom_provider.protocol import money, openai, signed
+from darkbloom_provider.protocol import money, signed
 from darkbloom_provider.protocol.boxes import BoxError, Channel
 from darkbloom_provider.protocol.messages import InferenceRequest, Usage
-from darkbloom_provider.protocol.openai import ChatRequest, InvalidRequestError
+from darkbloom_provider.protocol.requests.document import InvalidRequestError
 
 REMEMBERED_IDS = 4096
 """Ids kept, so that a request that comes twice is served once."""
@@ -52,16 +51,16 @@ class JobRunner:
     """The link's job sink: one task per request."""
 
     def __init__(
-        self, inference: Inference, books: Books, terms: Terms, tasks: asyncio.TaskGroup
+        self, answers: Answers, books: Books, terms: Terms, tally: Tally, tasks: asyncio.TaskGroup
     ) -> None:
-        self._inference = inference
+        self._answers = answers
         self._books = books
         self._terms = terms
+        self._tally = tally
         self._tasks = tasks
         self._jobs: dict[str, _Job] = {}
         self._refusals: set[str] = set()
         self._seen: deque[str] = deque(maxlen=REMEMBERED_IDS)
-        self._counts: Counter[str] = Counter()
         self._closed_because: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,7 +111,7 @@ class JobRunner:
 
     def counts(self) -> JobCounts:
         """Requests and tokens since the start."""
-        return JobCounts(in_flight=len(self._jobs), **self._counts)
+        return self._tally.counts(len(self._jobs))
 
     def in_flight(self) -> Mapping[str, int]:
         """Requests being served, by model."""
@@ -125,9 +124,9 @@ class JobRunner:
         try:
             await self._serve(job)
         except FrameOverLimitError:
-            self._counts["failed"] += 1  # The reply has told the coordinator.
+            self._tally.failed()  # The reply has told the coordinator.
         except ReplyClosedError:
-            self._counts["cancelled"] += 1
+            self._tally.cancelled()
         except (RefusedError, InvalidRequestError, EngineError) as error:
             # Only `what` is meant for consumers; `why` is the owner's.
             await self._fail(job, error.what, error.status_code)
@@ -142,27 +141,14 @@ class JobRunner:
     async def _serve(self, job: _Job) -> None:
         channel, body = await self._open(job.request)
         await job.reply.accepted()
-        chat = openai.parse_chat_request(body)
-        if chat.model not in self._terms.models():
-            raise RefusedError("the model is not served here", HTTPStatus.NOT_FOUND)
-        job.model = chat.model
-        await self._prepare(chat.model)
-        generation = self._inference.submit(_generation_request(job.request.request_id, chat))
+        request = self._answers.read(body)
+        job.model = request.model
+        answering = await self._answers.begin(job.request.request_id, request)
         try:
-            usage = await self._stream(job, chat, generation, channel)
+            await self._stream(job, answering, channel)
         finally:
-            generation.cancel()
-        await self._complete(job, chat.model, usage)
-
-    async def _prepare(self, model_id: str) -> None:
-        try:
-            await self._terms.prepare(model_id)
-        except EngineError:
-            raise
-        except DarkbloomError:
-            raise RefusedError(
-                "the model could not be loaded", HTTPStatus.SERVICE_UNAVAILABLE
-            ) from None
+            answering.close()
+        await self._complete(job, request.model, answering.usage)
 
     async def _open(self, request: InferenceRequest) -> tuple[Channel, bytes]:
         box = request.encrypted_body
@@ -177,36 +163,15 @@ class JobRunner:
             _log.warning("box not opened", request_id=request.request_id, why=error.why)
             raise RefusedError("the request cannot be opened", HTTPStatus.BAD_REQUEST) from None
 
-    async def _stream(
-        self, job: _Job, chat: ChatRequest, generation: Generation, channel: Channel
-    ) -> Usage:
-        """Send the answer, one chunk per event. Returns what it used."""
-        answer = answer_to(
-            chat, request_id=job.request.request_id, created=int(self._terms.now().timestamp())
-        )
-
-        async def send(text: str, usage: Usage) -> None:
-            job.served.append(text)
-            await job.reply.chunk(channel.payload(text.encode()), usage)
-
-        async for delta in generation:
-            usage = Usage(
-                prompt_tokens=generation.usage.prompt_tokens,
-                completion_tokens=delta.completion_tokens,
-            )
-            for text in answer.delta(delta.text):
-                await send(text, usage)
-                # What is generated meanwhile comes as one delta.
-                await self._terms.sleep(self._terms.flush_seconds)
-        if generation.finish_reason is None:
-            raise RefusedError("the answer was cut short", HTTPStatus.INTERNAL_SERVER_ERROR)
-        counted = generation.usage
-        usage = Usage(
-            prompt_tokens=counted.prompt_tokens, completion_tokens=counted.completion_tokens
-        )
-        for text in answer.end(generation.finish_reason, usage):
-            await send(text, usage)
-        return usage
+    async def _stream(self, job: _Job, answering: Answering, channel: Channel) -> None:
+        """Send the answer, one chunk per event."""
+        while events := await answering.next():
+            usage = answering.usage
+            for text in events:
+                job.served.append(text)
+                await job.reply.chunk(channel.payload(text.encode()), usage)
+            # What is generated meanwhile comes as one event.
+            await answering.pause(self._terms.flush_seconds)
 
     async def _complete(self, job: _Job, model: str, usage: Usage) -> None:
         request_id = job.request.request_id
@@ -215,9 +180,7 @@ class JobRunner:
         job.ending = True
         await job.reply.complete(usage, response_hash=digest)
         # No await from here on: what was reported is counted and on its way to the journal.
-        self._counts["served"] += 1
-        self._counts["prompt_tokens"] += usage.prompt_tokens
-        self._counts["completion_tokens"] += usage.completion_tokens
+        self._tally.served(usage)
         self._books.record(
             JobRecord(
                 job_id=request_id,
@@ -234,7 +197,7 @@ class JobRunner:
         )
 
     async def _fail(self, job: _Job, message: str, status_code: int) -> None:
-        self._counts["failed"] += 1
+        self._tally.failed()
         _log.info("request refused or failed", request_id=job.request.request_id, code=status_code)
         with contextlib.suppress(ReplyClosedError):
             await job.reply.error(message, status_code)
@@ -247,7 +210,7 @@ class JobRunner:
 
     def _forget(self, job: _Job, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            self._counts["cancelled"] += 1
+            self._tally.cancelled()
         del self._jobs[job.request.request_id]
         if not self._jobs:
             self._idle.set()
@@ -257,7 +220,7 @@ class JobRunner:
             # Not even refusals get through: the coordinator's own time-out must do.
             _log.error("too many requests, dropped", request_id=request_id)
             return
-        self._counts["failed"] += 1
+        self._tally.failed()
         self._refusals.add(request_id)
         task = self._tasks.create_task(_refuse(reply, why), name=f"refusal {request_id}")
         task.add_done_callback(lambda _task: self._refusals.discard(request_id))
@@ -266,19 +229,3 @@ class JobRunner:
 async def _refuse(reply: Reply, why: str) -> None:
     with contextlib.suppress(ReplyClosedError):
         await reply.error(why, HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-def _generation_request(request_id: str, chat: ChatRequest) -> engine.GenerationRequest:
-    return engine.GenerationRequest(
-        request_id=request_id,
-        model=chat.model,
-        messages=chat.messages,
-        max_tokens=chat.max_tokens,
-        temperature=chat.temperature,
-        top_p=chat.top_p,
-        top_k=chat.top_k,
-        min_p=chat.min_p,
-        seed=chat.seed,
-        repetition_penalty=chat.repetition_penalty,
-        stop=chat.stop,
-    )

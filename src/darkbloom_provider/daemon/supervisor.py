@@ -25,13 +25,15 @@ from darkbloom_provider.control.models import (
 )
 from darkbloom_provider.control.server import serving
 from darkbloom_provider.daemon import books, slots
+from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.rooms import Engine, Link, Rooms
 from darkbloom_provider.daemon.slots import ModelSlots
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
-from darkbloom_provider.daemon.terms import Terms
+from darkbloom_provider.daemon.tally import Tally
+from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.link import state as link_state
@@ -240,8 +242,6 @@ class Supervisor:
     ) -> None:
         terms = Terms(
             key_pair=self._key_pair,
-            models=self._slots.servable,
-            prepare=functools.partial(self._slots.prepare, engine),
             price=self._rooms.price,
             linked=lambda: self._credentials is not None,
             now=self._around.now,
@@ -249,7 +249,9 @@ class Supervisor:
         facts = ProviderFacts(
             machine, self, version=__version__, public_key=self._key_pair.public_text
         )
-        jobs = self._jobs = JobRunner(engine, written, terms, tasks)
+        tally = Tally()
+        answers = self._answers(engine, tally, tasks)
+        jobs = self._jobs = JobRunner(answers, written, terms, tally, tasks)
         link = self._link = self._rooms.link(facts, jobs, self._link_changed)
         background = [
             tasks.create_task(
@@ -280,6 +282,12 @@ class Supervisor:
                 await asyncio.wait_for(jobs.idle(), SETTLE_SECONDS)
 
     # ------------------------------------------------------------ small duties
+
+    def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
+        offer = Offer(
+            models=self._slots.servable, prepare=functools.partial(self._slots.prepare, engine)
+        )
+        return Answers(engine, offer, tally, tasks, self._around.now)
 
     async def _unload_idle(self, engine: Engine, jobs: JobRunner) -> None:
         minutes = self._assignment.config.backend.idle_timeout_mins

@@ -1,13 +1,12 @@
-"""What a job is served with: an engine, a way back, books, and the terms."""
+"""What requests are served with: an engine, a way back, books, and the terms."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import Final, Protocol
 
 from darkbloom_provider.earnings.journal import JobRecord
 from darkbloom_provider.engine import requests as engine
@@ -16,19 +15,38 @@ from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import EncryptedPayload, Usage
 from darkbloom_provider.protocol.openai import FinishReason
+from darkbloom_provider.protocol.requests.request import (
+    CHAT_ENDPOINT,
+    COMPLETIONS_ENDPOINT,
+    MESSAGES_ENDPOINT,
+)
 
-MAX_JOBS = 64
+MAX_JOBS: Final = 64
 """Requests held at once. The network sends 12 at most to one machine; more is a fault."""
-FLUSH_SECONDS = 0.04
+MAX_CHOICES: Final = 32
+"""Answers that one request may ask for: all of them must find room in the engine's line."""
+FLUSH_SECONDS: Final = 0.04
 """Least time between two chunks of an answer: the network's coordinator drops what piles up."""
+SERVED: Final = frozenset({CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, MESSAGES_ENDPOINT, "n", "tools"})
+"""What is served beyond plain chat, in the words of `protocol.requests`."""
 
 
 class Generation(Protocol):
-    """One answer being generated."""
+    """One completion being generated."""
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None unless the answer is whole."""
+        """Why it ended; None unless it is whole."""
+        ...
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        ...
+
+    @property
+    def prompt_end(self) -> str:
+        """How the rendered prompt ends; known before the first delta."""
         ...
 
     @property
@@ -44,12 +62,20 @@ class Generation(Protocol):
         """Stop generating. Idempotent."""
         ...
 
+    async def released(self) -> None:
+        """Wait until the engine is done with it."""
+        ...
+
 
 class Inference(Protocol):
-    """What jobs need of the engine."""
+    """What answers need of the engine."""
 
     def submit(self, request: engine.GenerationRequest) -> Generation:
         """Take a request, or raise `EngineError`."""
+        ...
+
+    def loaded(self, model_id: str) -> engine.LoadedModel | None:
+        """What was learnt of a model in memory; None if it is not there."""
         ...
 
 
@@ -94,18 +120,25 @@ class RefusedError(DarkbloomError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What jobs are served under."""
+class Offer:
+    """What may be asked for here."""
 
-    key_pair: KeyPair
     models: Callable[[], Collection[str]]
     """Ids of the models that can answer."""
     prepare: Callable[[str], Awaitable[None]]
     """Has one of them in memory on return, or raises a `DarkbloomError`."""
+    served: frozenset[str] = SERVED
+    max_choices: int = MAX_CHOICES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the network's jobs are served under."""
+
+    key_pair: KeyPair
     price: Callable[[str], money.Price]
     linked: Callable[[], bool]
     """Whether an account is linked, for the journal."""
     now: Callable[[], dt.datetime]
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     flush_seconds: float = FLUSH_SECONDS
     max_jobs: int = MAX_JOBS
