@@ -137,6 +137,14 @@ def test_capacity_without_a_total_falls_back_to_the_machine() -> None:
     assert max_concurrency(candidate(capacity=capacity(0), memory_gb=128)) == 8
 
 
+def test_an_operator_may_know_better_how_much_a_provider_can_do() -> None:
+    busy = candidate(capacity=capacity(24), in_flight=jobs(2))
+    assert explain(busy, DEMAND, Rules(), NOW)[0] == "is busy with 2 requests"
+    assert "is busy" not in str(explain(busy, DEMAND, Rules(max_requests=3), NOW))
+    full = candidate(capacity=capacity(512), in_flight=jobs(3))
+    assert explain(full, DEMAND, Rules(max_requests=3), NOW) == ["is busy with 3 requests"]
+
+
 # The three cases that were seen live at the existing network's coordinator.
 @pytest.mark.parametrize(
     ("facts", "eligible"),

@@ -75,6 +75,12 @@ def command() -> None:
     metavar="PERCENT",
     help="The platform's share of every job.",
 )
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Requests that any one provider may have at once, whatever its memory.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -85,6 +91,7 @@ def serve(
     catalogue: Path | None,
     admin_key_file: Path | None,
     fee_percent: int,
+    max_requests: int | None,
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
@@ -95,7 +102,7 @@ def serve(
         host=host,
         port=port,
         admin_key=_admin_key(admin_key_file),
-        policy=Policy(fee_percent=fee_percent),
+        policy=Policy(fee_percent=fee_percent, max_requests=max_requests),
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)

@@ -69,7 +69,11 @@ class Hub:
         self.limits = settings.limits
         self.policy = settings.policy
         self.sources = sources
-        self.rules = Rules(settings.policy.min_trust, settings.timing.challenge_fresh)
+        self.rules = Rules(
+            min_trust=settings.policy.min_trust,
+            fresh_seconds=settings.timing.challenge_fresh,
+            max_requests=settings.policy.max_requests,
+        )
         self.requests = _OpenRequests()
         self.requests.none.set()
         self._waiting = WaitingRoom(settings.limits.queue_per_model)

@@ -121,6 +121,8 @@ class Rules:
 
     min_trust: TrustLevel = "none"
     fresh_seconds: float = 360
+    max_requests: int | None = None
+    """How many requests any provider may have at once; None follows its memory."""
 
 
 def max_concurrency(candidate: Candidate) -> int:
@@ -144,7 +146,7 @@ def explain(candidate: Candidate, demand: Demand, rules: Rules, now: float) -> l
     return [
         *_standing(candidate, rules, now),
         *_privacy(candidate),
-        *_fitness(candidate, demand),
+        *_fitness(candidate, demand, rules),
     ]
 
 
@@ -191,7 +193,7 @@ def _privacy(candidate: Candidate) -> list[str]:
     return reasons
 
 
-def _fitness(candidate: Candidate, demand: Demand) -> list[str]:
+def _fitness(candidate: Candidate, demand: Demand, rules: Rules) -> list[str]:
     reasons = []
     if candidate.session_id in demand.tried:
         reasons.append("has already failed this request")
@@ -199,7 +201,7 @@ def _fitness(candidate: Candidate, demand: Demand) -> list[str]:
         reasons.append("is not one of the machines asked for")
     if demand.model not in candidate.models:
         reasons.append("does not serve this model")
-    if len(candidate.in_flight) >= max_concurrency(candidate):
+    if len(candidate.in_flight) >= (rules.max_requests or max_concurrency(candidate)):
         reasons.append(f"is busy with {len(candidate.in_flight)} requests")
     slot = candidate.slot(demand.model)
     if slot is not None and slot.state in CLOSED_SLOTS:

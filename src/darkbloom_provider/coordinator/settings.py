@@ -31,6 +31,8 @@ class Policy:
     """The least that a request costs."""
     min_trust: TrustLevel = "none"
     """Providers below this level get no work."""
+    max_requests: int | None = None
+    """Requests that any one provider may have at once; None follows its memory, as the network."""
     accepted_python_hashes: frozenset[str] = frozenset()
     """SHA-256 hex of accepted interpreters. Empty: not checked."""
     accepted_runtime_hashes: frozenset[str] = frozenset()
@@ -41,6 +43,11 @@ class Policy:
             raise UsageError(
                 f"A platform fee of {self.fee_percent} % makes no sense",
                 next_step="give a whole number from 0 to 100",
+            )
+        if self.max_requests is not None and self.max_requests < 1:
+            raise UsageError(
+                "Providers that may have no request can serve none",
+                next_step="give a maximum of 1 or more, or none",
             )
         if self.minimum_charge_micro_usd < 0:
             raise UsageError("The minimum charge is negative", next_step="give 0 or more micro-USD")
