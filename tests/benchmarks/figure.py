@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-ROUNDS = 5
-"""Counted rounds; the median is quoted."""
+from benchmarks.scale import Scale
+
+Result = TypeVar("Result")
+Measure = Callable[[], Awaitable[Result]]
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,41 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
-    """The median of several rounds, after one that is not counted."""
-    measure()
-    return statistics.median(measure() for _ in range(rounds))
+def median_of(measure: Callable[[], float], scale: Scale) -> float:
+    """The median of several rounds."""
+    for _ in range(scale.warm_ups):
+        measure()
+    return statistics.median(measure() for _ in range(scale.rounds))
 
 
-def medians_in_turn(
-    ours: Callable[[], float], peer: Callable[[], float], rounds: int = ROUNDS
-) -> tuple[float, float]:
-    """Medians of two measurements taken in turns, so that a drift of the machine hits both."""
-    ours()
-    peer()
-    pairs = [(ours(), peer()) for _ in range(rounds)]
-    return (
-        statistics.median(pair[0] for pair in pairs),
-        statistics.median(pair[1] for pair in pairs),
-    )
+async def in_turn(measures: Sequence[Measure[Result]], scale: Scale) -> list[list[Result]]:
+    """The counted results of each measurement, taken in turns: a drift of the machine hits all.
+
+    Every round begins with another of them, so that none is always first.
+    """
+    for _ in range(scale.warm_ups):
+        for measure in measures:
+            await measure()
+    results: list[list[Result]] = [[] for _ in measures]
+    for number in range(scale.rounds):
+        for step in range(len(measures)):
+            index = (number + step) % len(measures)
+            results[index].append(await measures[index]())
+    return results
+
+
+async def compared(
+    name: str, unit: str, ours: Measure[float], peer: Measure[float], scale: Scale
+) -> Figure:
+    """The medians of ours and the peer's, taken in turns."""
+    mine, theirs = await in_turn([ours, peer], scale)
+    return Figure(name, statistics.median(mine), unit, statistics.median(theirs))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all values do not exceed.
+
+    >>> percentile([3, 1, 2, 4], 0.5)
+    2
+    """
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -6,10 +6,11 @@ See README.md in this folder for what each name means.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -18,27 +19,37 @@ from rich.table import Table
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-BENCHMARKS = ("wire", "engine")
-"""Modules of this folder; each has `measure() -> list[Figure]`."""
+BENCHMARKS = ("wire", "engine", "stall", "features", "cache", "loop", "path")
+"""Modules of this folder; each has `measure(scale) -> list[Figure]`."""
 
 
-def main(names: Sequence[str]) -> None:
+def main() -> None:
     """Run the benchmarks named, or all of them."""
     from benchmarks.figure import Figure
+    from benchmarks.scale import FULL
+
+    parser = argparse.ArgumentParser(description="Measure; see README.md beside this file.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--output", type=Path, default=HERE.parent.parent / "build" / "bench.json")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no benchmark called {min(unknown)}")
 
     figures: list[Figure] = []
-    for name in names or BENCHMARKS:
-        figures += importlib.import_module(f"benchmarks.{name}").measure()
-    target = HERE.parent.parent / "build" / "bench.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+    for name in asked.names or BENCHMARKS:
+        start = time.monotonic()
+        figures += importlib.import_module(f"benchmarks.{name}").measure(FULL)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)  # noqa: T201 - a program's own output
+    rows = [figure.as_json() for figure in figures]
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    asked.output.write_text(json.dumps(rows, indent=2) + "\n")
 
     table = Table("figure", "value", "unit", "against", "ratio", box=None)
-    for figure in figures:
-        row = figure.as_json()
-        table.add_row(*("" if row[k] is None else str(row[k]) for k in row))
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figure import Figure, median_of, seconds
+from benchmarks.scale import Scale
 from darkbloom_provider.protocol import codec, openai
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import InferenceResponseChunk, Usage
@@ -10,7 +11,7 @@ from darkbloom_provider.protocol.messages import InferenceResponseChunk, Usage
 CHUNKS = 2_000
 
 
-def measure() -> list[Figure]:
+def measure(scale: Scale) -> list[Figure]:
     """Microseconds to shape, seal and encode a chunk."""
     channel = Channel(KeyPair.generate(), KeyPair.generate().public_text)
 
@@ -27,4 +28,4 @@ def measure() -> list[Figure]:
                 )
             )
 
-    return [Figure("wire.chunk_us", median_of(lambda: seconds(chunks)) / CHUNKS * 1e6, "us")]
+    return [Figure("wire.chunk_us", median_of(lambda: seconds(chunks), scale) / CHUNKS * 1e6, "us")]
