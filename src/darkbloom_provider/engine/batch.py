@@ -44,6 +44,7 @@ from darkbloom_provider.engine.sharing import (
     Start,
     always_trimmable,
 )
+from darkbloom_provider.engine.structure import Guide, guide_failure
 from darkbloom_provider.engine.text import Detokenizer, StopMatcher
 from darkbloom_provider.engine.token_bytes import token_data
 from darkbloom_provider.engine.updates import (
@@ -90,6 +91,7 @@ class _Entry:
     prompt: list[int]
     limit: int
     output: Output
+    guide: Guide | None = None
     decoding: bool = False
     prompt_computed: int = 0
     completion_tokens: int = 0
@@ -165,7 +167,9 @@ class Batch:
             context_length=self._weights.context_length,
         )
 
-    def add(self, key: int, request: GenerationRequest) -> list[RequestUpdate]:
+    def add(
+        self, key: int, request: GenerationRequest, guide: Guide | None = None
+    ) -> list[RequestUpdate]:
         """Read the prompt and put the request at the end of the line, or refuse it alone."""
         try:
             self._check_biases(request)
@@ -181,6 +185,7 @@ class Batch:
                     request.logprobs,
                     self._token_data,
                 ),
+                guide=guide,
             )
         except EngineError as error:
             return [Failed(key, error)]
@@ -285,7 +290,9 @@ class Batch:
         return layers, tuple(tokens)
 
     def _processors(self, entry: _Entry) -> list[LogitsProcessor]:
-        return list(processors(entry.request, self._weights.vocabulary_size))
+        found: list[LogitsProcessor] = [*processors(entry.request, self._weights.vocabulary_size)]
+        # Last, so that nothing gives a token back that it has ruled out.
+        return found if entry.guide is None else [*found, entry.guide]
 
     def _prompt_tokens(self, responses: Sequence[_PromptResponse]) -> int:
         """Tokens of prompts that a step computed, padding included: rows are equally long."""
@@ -306,6 +313,9 @@ class Batch:
         entry.completion_tokens += 1
         self.tokens_generated += 1
         reason = response.finish_reason
+        if entry.guide is not None and entry.guide.failed is not None:
+            self._leave(response.uid, finished=reason is not None)
+            return [Failed(entry.key, guide_failure(entry.guide.failed))]
         try:
             # The token that ends a turn is no text.
             text, logprobs = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import secrets
 import threading
@@ -13,10 +14,11 @@ from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from darkbloom_provider import logs
 from darkbloom_provider.engine import runtime
+from darkbloom_provider.engine.compiling import Compiling
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
     EngineError,
@@ -48,6 +50,9 @@ from darkbloom_provider.engine.updates import (
 )
 from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import DarkbloomError
+
+if TYPE_CHECKING:
+    from darkbloom_provider.engine.structure import Grammars, Guide
 
 Result = TypeVar("Result")
 
@@ -90,6 +95,8 @@ class Engine:
         self._open: dict[int, tuple[str, Generation]] = {}
         self._open_by_model: Counter[str] = Counter()
         self._models: dict[str, LoadedModel | None] = {}
+        self._grammars: dict[str, Grammars] = {}
+        self._compiling = Compiling()
         self._loads: dict[str, asyncio.Future[LoadedModel]] = {}
         self._unloads: dict[str, asyncio.Future[None]] = {}
 
@@ -124,6 +131,7 @@ class Engine:
             self._worker.inbox.put(Close())
         await asyncio.shield(self._ended)
         self._thread.join()
+        await self._compiling.aclose()
 
     # ------------------------------------------------------------ models
 
@@ -193,8 +201,23 @@ class Engine:
         generation = Generation(request.request_id, lambda: self._worker.inbox.put(Cancel(key)))
         self._open[key] = (request.model, generation)
         self._open_by_model[request.model] += 1
-        self._worker.inbox.put(Submit(key, request))
+        if request.structure is None:
+            self._worker.inbox.put(Submit(key, request))
+        else:
+            compiled = functools.partial(self._compiled, key, request)
+            self._compiling.start(self._grammars[request.model], request.structure, compiled)
         return generation
+
+    def _compiled(self, key: int, request: GenerationRequest, outcome: Guide | EngineError) -> None:
+        held = self._open.get(key)
+        if held is None:
+            return
+        if isinstance(outcome, EngineError):
+            self._deliver_to_request(Failed(key, outcome))
+        elif held[1].ended:  # cancelled meanwhile: the engine's thread never hears of it
+            self._deliver_to_request(Released(key))
+        else:
+            self._worker.inbox.put(Submit(key, request, outcome))
 
     def snapshot(self) -> EngineSnapshot:
         """The engine as of its last step, and the requests that have come since."""
@@ -231,7 +254,8 @@ class Engine:
     def _deliver(self, updates: list[Update]) -> None:
         for update in updates:
             match update:
-                case Loaded(model=model):
+                case Loaded(model=model, grammars=grammars):
+                    self._grammars[model.model_id] = grammars
                     self._models[model.model_id] = model
                     _settle(self._loads.pop(model.model_id, None), model)
                 case LoadFailed(model_id=model_id, error=error):

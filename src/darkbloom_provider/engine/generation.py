@@ -51,6 +51,11 @@ class Generation:
         """Tokens so far; final after the iterator has ended."""
         return Usage(self.prompt_tokens or 0, self._completion_tokens)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was cancelled, failed or is whole."""
+        return self._ended
+
     def cancel(self) -> None:
         """Stop generating. Idempotent; without effect on a completion that is whole already.
 

@@ -24,8 +24,8 @@ class PrefillPace:
     Args:
         busy_s: Seconds a step may take while streams run: their longest stall.
         idle_s: The same while nothing is being decoded: how long newcomers and cancellations wait.
-        busy_tokens: Most tokens of each prompt in a slice while streams run.
-        idle_tokens: The same while nothing is being decoded.
+        busy_tokens: Most tokens of all prompts in a slice while streams run.
+        idle_tokens: The same while nothing is being decoded. Bounds the memory of a slice.
     """
 
     def __init__(self, *, busy_s: float, idle_s: float, busy_tokens: int, idle_tokens: int) -> None:
@@ -41,6 +41,7 @@ class PrefillPace:
         most = self._busy_tokens if decoding else self._idle_tokens
         if prompts == 0:
             return most
+        most = max(most // prompts, 1)
         if self._token_s is None:
             return min(most, max(_FIRST // prompts, 1))
         if decoding:

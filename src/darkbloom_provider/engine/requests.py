@@ -120,15 +120,8 @@ class GenerationRequest:
             raise _refused(f"logit_bias must give token ids numbers of at most {MAX_BIAS}")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise _refused(f"top_logprobs must be between 0 and {MAX_LOGPROBS}")
-        self._check_supported()
-
-    def _check_supported(self) -> None:
-        unsupported = {
-            "response_format": self.structure is not None,
-        }
-        for name, asked in unsupported.items():
-            if asked:
-                raise _refused(f"{name} is not supported by this provider")
+        if self.structure is not None and self.ignore_eos:
+            raise _refused("ignore_eos does not go with response_format")
 
 
 def _refused(message: str) -> InvalidGenerationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine.errors import EngineError
 from darkbloom_provider.engine.requests import (
@@ -14,6 +15,9 @@ from darkbloom_provider.engine.requests import (
     Usage,
 )
 from darkbloom_provider.errors import ModelError
+
+if TYPE_CHECKING:
+    from darkbloom_provider.engine.structure import Grammars, Guide
 
 # ---------------------------------------------------------------- to the thread
 
@@ -39,6 +43,8 @@ class Submit:
 
     key: int
     request: GenerationRequest
+    guide: Guide | None = field(default=None, repr=False)
+    """Holds the completion to the request's structure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class Loaded:
     """The model answers requests now."""
 
     model: LoadedModel
+    grammars: Grammars = field(repr=False)
+    """Compiles structures for it."""
 
 
 @dataclass(frozen=True, slots=True)

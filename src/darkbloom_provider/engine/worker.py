@@ -150,7 +150,7 @@ class Worker:
         if batch is None:
             return [Failed(command.key, _gone(model))]
         self._owner[command.key] = model
-        return list(batch.add(command.key, command.request))
+        return list(batch.add(command.key, command.request, command.guide))
 
     # ------------------------------------------------------------ models
 
@@ -198,6 +198,7 @@ class Worker:
 
     def _install(self, loading: _Loading, weights: Weights) -> list[Update]:
         from darkbloom_provider.engine.batch import Batch  # noqa: PLC0415 - imports MLX
+        from darkbloom_provider.engine.structure import Grammars  # noqa: PLC0415 - numpy
 
         if self._samplers is None:  # pragma: no cover - prepared before any load
             raise RuntimeError("the engine was not prepared")
@@ -217,7 +218,7 @@ class Worker:
             chat_template=weights.chat_template,
             special_tokens=weights.special_tokens,
         )
-        return [Loaded(model)]
+        return [Loaded(model, Grammars(weights.tokenizer, weights.vocabulary_size))]
 
     def _unload(self, model_id: str) -> list[Update]:
         batch = self._batches.pop(model_id, None)
