@@ -24,6 +24,7 @@ from darkbloom_provider.engine.errors import (
     GenerationFailedError,
     InvalidGenerationError,
 )
+from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.loading import Weights
 from darkbloom_provider.engine.output import Output
 from darkbloom_provider.engine.pace import PrefillPace
@@ -101,6 +102,11 @@ class _Entry:
         return Usage(len(self.prompt), self.completion_tokens)
 
     @property
+    def tokens(self) -> int:
+        """What it comes to at most."""
+        return len(self.prompt) + self.limit
+
+    @property
     def candidate(self) -> Candidate:
         return Candidate(self.key, Space(self.request.model, self.request.tenant), self.prompt)
 
@@ -115,6 +121,7 @@ class Batch:
         limit_wired: Called after every new `BatchGenerator`, which raises the limit by itself.
         clock: Monotonic seconds.
         cache: What prompts have been through the model already; None keeps nothing.
+        memory: Lets requests in; None lets in all.
     """
 
     def __init__(
@@ -126,6 +133,7 @@ class Batch:
         limit_wired: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         cache: PromptCache | None = None,
+        memory: ModelMemory | None = None,
     ) -> None:
         self._weights = weights
         self._settings = settings
@@ -146,6 +154,7 @@ class Batch:
             PromptCache(0) if cache is None else cache,
             trimmable=always_trimmable(make_prompt_cache(weights.model)),
         )
+        self._memory = Ledger(PromptCache(0), lambda: 0).of("") if memory is None else memory
         self._generator = self._new_generator()
         self.tokens_generated = 0
 
@@ -187,6 +196,7 @@ class Batch:
                 ),
                 guide=guide,
             )
+            self._memory.check(entry.tokens)
         except EngineError as error:
             return [Failed(key, error)]
         self._waiting.append(entry)
@@ -209,8 +219,10 @@ class Batch:
         updates = self._admit()
         decoding = any(entry.decoding for entry in self._running.values())
         reading = sum(not entry.decoding for entry in self._running.values())
-        self._generator.prefill_step_size = self._pace.slice_tokens(
-            min(reading, _PROMPTS_AT_ONCE), decoding=decoding
+        at_once = min(reading, _PROMPTS_AT_ONCE)
+        self._generator.prefill_step_size = min(
+            self._pace.slice_tokens(at_once, decoding=decoding),
+            max(1, self._memory.piece() // max(1, at_once)),
         )
         began = self._clock()
         try:
@@ -237,8 +249,7 @@ class Batch:
         entries = [*self._running.values(), *self._waiting]
         if self._running:
             self._generator.remove(list(self._running))
-        self._running.clear()
-        self._sharing.clear()
+        self._let_go()
         self._waiting.clear()
         return [Failed(entry.key, error) for entry in entries]
 
@@ -251,6 +262,9 @@ class Batch:
     def _admit(self) -> list[RequestUpdate]:
         updates: list[RequestUpdate] = []
         for entry, start in self._startable():
+            if isinstance(start, EngineError):
+                updates.append(Failed(entry.key, start))
+                continue
             try:
                 [uid] = self._generator.insert_segments(
                     [start.segments],
@@ -263,21 +277,31 @@ class Batch:
                 )
             except Exception as error:  # noqa: BLE001 - nothing was inserted; others are unharmed
                 self._sharing.left(entry.key)
+                self._memory.leave(entry.key)
                 updates.append(Failed(entry.key, _failure(error)))
             else:
                 self._running[uid] = entry
         return updates
 
-    def _startable(self) -> Iterator[tuple[_Entry, Start]]:
+    def _startable(self) -> Iterator[tuple[_Entry, Start | EngineError]]:
         """Take requests out of the line, but for those whose beginning is being computed."""
         for entry in tuple(self._waiting):
             if len(self._running) >= self._settings.max_running:
                 return
+            try:
+                if not self._memory.enter(entry.key, entry.tokens):
+                    return  # not to be overtaken, or a large request would wait for ever
+            except EngineError as error:
+                self._waiting.remove(entry)
+                yield entry, error
+                continue
             behind = [other.candidate for other in self._waiting if other.key > entry.key]
             start = self._sharing.begin(entry.candidate, behind, self._contents)
-            if start is not None:
-                self._waiting.remove(entry)
-                yield entry, start
+            if start is None:
+                self._memory.leave(entry.key)
+                continue
+            self._waiting.remove(entry)
+            yield entry, start
 
     def _contents(self, key: int) -> Contents | None:
         """What the row of a running request holds, copied out of the batch."""
@@ -355,15 +379,23 @@ class Batch:
                 _compute(layers)
 
     def _leave(self, uid: int, *, finished: bool = False) -> None:
-        self._sharing.left(self._running.pop(uid).key)
+        key = self._running.pop(uid).key
         if not finished:
             self._generator.remove([uid])
+        self._sharing.left(key)
+        self._memory.leave(key)
+
+    def _let_go(self) -> None:
+        """Nothing runs any more."""
+        for entry in self._running.values():
+            self._memory.leave(entry.key)
+        self._running.clear()
+        self._sharing.clear()
 
     def _start_anew(self, error: Exception) -> list[RequestUpdate]:
         failure = _failure(error)
         updates = [Failed(entry.key, failure) for entry in self._running.values()]
-        self._running.clear()
-        self._sharing.clear()
+        self._let_go()
         self._generator.close()
         self._generator = self._new_generator()
         return list(updates)
@@ -385,7 +417,10 @@ class Batch:
                 "with the completion",
                 next_step="shorten the prompt",
             )
-        return room if max_tokens is None else min(max_tokens, room)
+        if max_tokens is not None:
+            return min(max_tokens, room)
+        room = min(room, self._settings.unasked_tokens)
+        return max(1, self._memory.most_tokens(prompt_tokens + room) - prompt_tokens)
 
     def _new_generator(self) -> BatchGenerator:
         settings = self._settings

@@ -135,12 +135,14 @@ class Engine:
 
     # ------------------------------------------------------------ models
 
-    async def load(self, model_id: str, path: Path) -> LoadedModel:
+    async def load(self, model_id: str, path: Path, *, make_room: bool = True) -> LoadedModel:
         """Load the mlx-lm folder at `path`; requests name it `model_id`. Idempotent.
 
-        Streams of other models go on meanwhile.
+        Streams of other models go on meanwhile. With `make_room`, models that nobody uses are
+        unloaded if it does not fit beside them.
 
         Raises:
+            NoRoomError: It does not fit under the memory's ceiling; nothing was read.
             ModelError: The folder is not there, not complete, or not a model MLX can run.
             EngineClosedError: The engine is closing.
         """
@@ -155,7 +157,7 @@ class Engine:
             pending.add_done_callback(_retrieved)
             self._loads[model_id] = pending
             self._models.setdefault(model_id, None)
-            self._worker.inbox.put(Load(model_id, path))
+            self._worker.inbox.put(Load(model_id, path, make_room))
         return await asyncio.shield(pending)
 
     async def unload(self, model_id: str) -> None:
@@ -261,6 +263,8 @@ class Engine:
                 case LoadFailed(model_id=model_id, error=error):
                     _fail(self._loads.pop(model_id, None), error)
                 case Unloaded(model_id=model_id):
+                    # Not always asked for: idle models give way to work that needs their memory.
+                    self._models[model_id] = None
                     _settle(self._unloads.pop(model_id, None), None)
                 case _:
                     self._deliver_to_request(update)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.errors import DarkbloomError, ModelError
 
 
 class EngineError(DarkbloomError):
@@ -52,6 +52,53 @@ class OverloadedError(EngineError):
             why=f"{waiting} requests are waiting already",
             next_step="try again in a moment",
         )
+
+
+class InsufficientMemoryError(EngineError):
+    """A request's worst case does not fit under the memory's ceiling. Nothing was started.
+
+    Args:
+        model: The model's id.
+        tokens: Prompt and longest possible completion.
+        weights_gb: The model's weights.
+        needed_gb: All that the request would take, the weights among it.
+        ceiling_gb: All that it could have.
+    """
+
+    def __init__(
+        self, model: str, *, tokens: int, weights_gb: float, needed_gb: float, ceiling_gb: float
+    ) -> None:
+        super().__init__(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{model} would need {needed_gb:.2f} GB of memory for {tokens} tokens of prompt and "
+            f"completion ({weights_gb:.2f} GB of it weights), and may use {ceiling_gb:.2f} GB here",
+            next_step="ask for fewer tokens, or try another provider",
+        )
+
+
+class NoRoomError(ModelError):
+    """A model does not fit into memory now, or ever. Nothing was read.
+
+    Args:
+        model: The model's id.
+        needed_gb: What it takes with one small request.
+        held_gb: What others may need at their fullest.
+        ceiling_gb: What all may use together.
+        ever: Whether it would fit by itself.
+    """
+
+    def __init__(
+        self, model: str, *, needed_gb: float, held_gb: float, ceiling_gb: float, ever: bool
+    ) -> None:
+        super().__init__(
+            f"{model} does not fit into memory {'now' if ever else 'on this machine'}",
+            why=f"it needs {needed_gb:.2f} GB, {held_gb:.2f} GB are spoken for, "
+            f"and the ceiling is {ceiling_gb:.2f} GB",
+            next_step="it is loaded when the others are idle"
+            if ever
+            else "serve a smaller model, or raise [provider] memory_limit_gb",
+        )
+        self.ever = ever
 
 
 class GenerationFailedError(EngineError):

@@ -188,6 +188,11 @@ class EngineSettings:
     wired_limit_gb: float | None = None
     """Memory the GPU may keep wired; absent means half of what Metal recommends. The library's own
     default, all of it, is named in reports of kernel panics."""
+    memory_ceiling_gb: float | None = None
+    """Most memory for weights, requests and the prompt cache together, by MLX's own counters. Work
+    that could exceed it is refused before it begins; None refuses nothing for want of memory."""
+    unasked_tokens: int = 8192
+    """Longest completion of a request that sets no limit: what the network reserves for it."""
     prompt_cache_gb: float = 2.0
     """Most memory for prompts that have been computed before; 0 computes every prompt anew."""
     load_step_bytes: int = 256 * 1024 * 1024

@@ -102,3 +102,14 @@ def wired_limit(recommended_bytes: int | None, setting_gb: float | None) -> int 
     if setting_gb is None:
         return recommended_bytes // 2
     return min(int(setting_gb * 1e9), recommended_bytes)
+
+
+def ceiling(recommended_bytes: int | None, setting_gb: float | None) -> int | None:
+    """Bytes that the engine may use at most: the setting, never above Metal's recommendation.
+
+    None means that nobody set one.
+    """
+    if setting_gb is None:
+        return None
+    asked = int(setting_gb * 1e9)
+    return asked if recommended_bytes is None else min(asked, recommended_bytes)

@@ -28,6 +28,8 @@ class Load:
 
     model_id: str
     path: Path
+    make_room: bool = True
+    """Whether models that nobody uses may be unloaded for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,21 @@ import gc
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, Iterable, MutableMapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine import runtime
-from darkbloom_provider.engine.errors import EngineClosedError, EngineError, ModelNotLoadedError
+from darkbloom_provider.engine.admission import Limits
+from darkbloom_provider.engine.errors import (
+    EngineClosedError,
+    EngineError,
+    ModelNotLoadedError,
+    NoRoomError,
+)
+from darkbloom_provider.engine.ledger import GB, Ledger
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import (
     EngineSettings,
@@ -43,11 +50,15 @@ from darkbloom_provider.engine.updates import (
     Update,
 )
 from darkbloom_provider.errors import ModelError
+from darkbloom_provider.models.memory import measure
 
 if TYPE_CHECKING:
     from darkbloom_provider.engine.batch import Batch
     from darkbloom_provider.engine.loading import Weights
     from darkbloom_provider.engine.sampling import Samplers
+
+_POOL_SHARE = 16
+"""One part in so many of the ceiling may be memory that MLX keeps for its next arrays."""
 
 
 @dataclass(slots=True)
@@ -95,7 +106,10 @@ class Worker:
         self._states: dict[str, SlotState] = {}
         self._owner: dict[int, str] = {}
         self._loading: deque[_Loading] = deque()
-        self._prompts = PromptCache(int(settings.prompt_cache_gb * 1e9))
+        self._prompts = PromptCache(int(settings.prompt_cache_gb * GB))
+        self._ledger = Ledger(self._prompts, _active_bytes)
+        self._library_limits: tuple[int, int] | None = None
+        """What MLX's own limits were before ours."""
         self._samplers: Samplers | None = None
         self._runtime: runtime.Runtime | None = None
         self._steps = 0
@@ -109,6 +123,7 @@ class Worker:
                 updates = self._take_commands()
                 updates += self._load_step()
                 updates += self._decode_step()
+                updates += self._make_room(self._ledger.unwanted())
                 self._forget_owners(updates)
                 self._publish()
                 if updates and not self._post(updates):
@@ -167,10 +182,21 @@ class Worker:
             return [LoadFailed(command.model_id, problem)]
         from darkbloom_provider.engine.loading import load_steps  # noqa: PLC0415 - imports MLX
 
+        try:
+            for_it = self._ledger.load(
+                command.model_id, measure(command.path), make_room=command.make_room
+            )
+        except NoRoomError as error:
+            self._states[command.model_id] = "idle_shutdown" if error.ever else "crashed"
+            return [LoadFailed(command.model_id, error)]
+        except ModelError as error:
+            self._states[command.model_id] = "crashed"
+            return [LoadFailed(command.model_id, error)]
+        updates = self._make_room(for_it)
         self._states[command.model_id] = "reloading"
         steps = load_steps(command.path, self._settings.load_step_bytes)
         self._loading.append(_Loading(command.model_id, steps, self._clock()))
-        return []
+        return updates
 
     def _prepare(self) -> None:
         if self._runtime is not None:
@@ -179,6 +205,23 @@ class Worker:
         from darkbloom_provider.engine.sampling import Samplers  # noqa: PLC0415 - imports MLX
 
         self._samplers = Samplers(self._entropy)
+        self._set_limits(self._runtime)
+
+    def _set_limits(self, facts: runtime.Runtime) -> None:
+        settings = self._settings
+        ceiling = runtime.ceiling(facts.recommended_bytes, settings.memory_ceiling_gb)
+        self._ledger.limits = Limits(
+            ceiling=ceiling,
+            metal=facts.metal,
+            piece_tokens=settings.prefill_step_idle * min(settings.max_running, 8),
+            row_piece_tokens=settings.prefill_step_idle,
+        )
+        if ceiling is not None:
+            import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+            # What arrays have freed and MLX keeps for the next counts as well.
+            before = mx.set_memory_limit(ceiling), mx.set_cache_limit(ceiling // _POOL_SHARE)
+            self._library_limits = self._library_limits or before
 
     def _load_step(self) -> list[Update]:
         """One piece of the first model in the line; streams of others go on in between."""
@@ -192,6 +235,7 @@ class Worker:
             return self._install(loading, done.value)
         except ModelError as error:
             self._loading.popleft()
+            self._ledger.unloaded(loading.model_id)
             self._states[loading.model_id] = "crashed"
             return [LoadFailed(loading.model_id, error)]
         return []
@@ -208,7 +252,9 @@ class Worker:
             samplers=self._samplers,
             limit_wired=self._limit_wired,
             cache=self._prompts,
+            memory=self._ledger.of(loading.model_id),
         )
+        self._ledger.loaded(loading.model_id, weights.weight_bytes)
         self._states[loading.model_id] = "running"
         model = LoadedModel(
             model_id=loading.model_id,
@@ -226,13 +272,22 @@ class Worker:
             return [Unloaded(model_id)]
         updates: list[Update] = list(batch.fail_all(_gone(model_id)))
         self._tokens_of_unloaded += batch.tokens_generated
-        self._prompts.forget(model_id)
         batch.close()
         del batch
         self._states[model_id] = "idle_shutdown"
+        self._ledger.unloaded(model_id)
         self._collect()
         self._limit_wired()
         return [*updates, Unloaded(model_id)]
+
+    def _make_room(self, idle: Iterable[str]) -> list[Update]:
+        """Unload models that nobody uses, for the sake of work that waits."""
+        updates: list[Update] = []
+        for model_id in idle:
+            batch = self._batches.get(model_id)
+            if batch is not None and not batch.busy:
+                updates += self._unload(model_id)
+        return updates
 
     # ------------------------------------------------------------ steps
 
@@ -296,6 +351,9 @@ class Worker:
             self._collect()
             import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
 
+            if self._library_limits is not None:
+                mx.set_memory_limit(self._library_limits[0])
+                mx.set_cache_limit(self._library_limits[1])
             mx.clear_streams()
 
     def _collect(self) -> None:
@@ -303,6 +361,12 @@ class Worker:
 
         gc.collect()
         mx.clear_cache()
+
+
+def _active_bytes() -> int:
+    import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+    return mx.get_active_memory()
 
 
 def _memory(*, metal: bool) -> MemorySnapshot:
