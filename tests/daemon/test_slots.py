@@ -7,6 +7,7 @@ import pytest
 
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.daemon.slots import ModelSlots, choose
+from darkbloom_provider.engine.errors import NoRoomError
 from darkbloom_provider.errors import ModelError
 from darkbloom_provider.models.store import InstalledModel
 from support.daemon_parts import FakeLoader
@@ -137,3 +138,41 @@ async def test_a_reload_that_fails_is_tried_again_by_the_next_request() -> None:
     loader.fail.clear()
     await slots.prepare(loader, "a")
     assert slots.warm() == ("a",)
+
+
+# ---------------------------------------------------------------- as many as fit
+
+
+async def test_at_the_start_models_are_loaded_while_they_fit_and_none_is_pushed_out() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B, C], ManualTime().clock)
+    loader.room = 2
+    await slots.load_all(loader)
+    assert loader.held == ["a", "b"]
+    assert slots.servable() == ("a", "b", "c")
+    third = slots.snapshot()[2]
+    assert third.state == "idle"
+    assert "3.00 GB are spoken for, and the ceiling is 4.00 GB" in (third.detail or "")
+
+
+async def test_a_model_that_is_asked_for_takes_the_place_of_an_idle_one() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A, B, C], time.clock)
+    loader.room = 2
+    await slots.load_all(loader)
+    time.now += 1
+    await slots.prepare(loader, "c")
+    assert slots.warm() == ("c", "b")
+    assert (slots.snapshot()[0].state, slots.snapshot()[0].detail) == (
+        "idle",
+        "made room for other work",
+    )
+    time.now += 1
+    await slots.prepare(loader, "a")
+    assert slots.warm() == ("a", "c")
+
+
+async def test_a_model_too_large_for_this_machine_is_not_offered() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    loader.fail["b"] = NoRoomError("b", needed_gb=9, held_gb=0, ceiling_gb=4, ever=False)
+    await slots.load_all(loader)
+    assert slots.servable() == ("a",)

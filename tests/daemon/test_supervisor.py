@@ -77,7 +77,7 @@ class LoadingEngine(FakeEngine):
         self.stuck = threading.Event()
         self.stuck.set()
 
-    async def load(self, model_id: str, path: Path) -> None:
+    async def load(self, model_id: str, path: Path, *, make_room: bool = True) -> None:
         await self.may_load.wait()
 
     async def unload(self, model_id: str) -> None:

@@ -18,7 +18,7 @@ from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import SERVED, Offer, Terms
 from darkbloom_provider.earnings.journal import JobRecord, JournalTotals
 from darkbloom_provider.earnings.journal_file import JournalFullError
-from darkbloom_provider.engine.errors import ModelNotLoadedError
+from darkbloom_provider.engine.errors import ModelNotLoadedError, NoRoomError
 from darkbloom_provider.engine.requests import Delta, GenerationRequest, LoadedModel
 from darkbloom_provider.engine.requests import Usage as Counted
 from darkbloom_provider.link.outbox import ReplyClosedError
@@ -296,16 +296,28 @@ class FakeLoader:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, Exception] = {}
+        self.room: int | None = None
+        """How many models fit at once; None for any number."""
+        self.held: list[str] = []
 
-    async def load(self, model_id: str, path: Path) -> None:
+    async def load(self, model_id: str, path: Path, *, make_room: bool = True) -> None:
         self.calls.append(f"load {model_id}")
         await asyncio.sleep(0)
         if model_id in self.fail:
             raise self.fail[model_id]
+        if self.room is not None and len(self.held) >= self.room:
+            if not make_room:
+                raise NoRoomError(model_id, needed_gb=2, held_gb=3, ceiling_gb=4, ever=True)
+            del self.held[0]
+        self.held.append(model_id)
+
+    def loaded(self, model_id: str) -> object | None:
+        return model_id if model_id in self.held else None
 
     async def unload(self, model_id: str) -> None:
         self.calls.append(f"unload {model_id}")
         await asyncio.sleep(0)
+        self.held.remove(model_id)
 
 
 def not_loaded() -> ModelNotLoadedError:

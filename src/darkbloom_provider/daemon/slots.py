@@ -10,6 +10,7 @@ from typing import Protocol
 from darkbloom_provider import logs
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.control.models import ModelState
+from darkbloom_provider.engine.errors import NoRoomError
 from darkbloom_provider.errors import DarkbloomError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.protocol.messages import ModelInfo
@@ -25,8 +26,15 @@ _log = logs.get("daemon.slots")
 class Loader(Protocol):
     """What loading needs of the engine."""
 
-    async def load(self, model_id: str, path: Path) -> object:
-        """Bring a model into memory, or raise a `DarkbloomError`."""
+    async def load(self, model_id: str, path: Path, *, make_room: bool = True) -> object:
+        """Bring a model into memory, or raise a `DarkbloomError`.
+
+        With `make_room`, models that nobody uses may have to go for it.
+        """
+        ...
+
+    def loaded(self, model_id: str) -> object | None:
+        """What is known of a model in memory; None if it is not there."""
         ...
 
     async def unload(self, model_id: str) -> None:
@@ -88,19 +96,24 @@ class Slot:
 
 
 class ModelSlots:
-    """Loads the chosen models one after the other, unloads idle ones, knows which can answer."""
+    """Loads the chosen models one after the other, unloads idle ones, knows which can answer.
+
+    As many are warm at once as fit; the others take the place of idle ones when they are asked for.
+    """
 
     def __init__(self, models: Sequence[InstalledModel], clock: Callable[[], float]) -> None:
         self._slots = {model.id: Slot(model) for model in models}
         self._clock = clock
+        self._engine: Loader | None = None
 
     def snapshot(self) -> tuple[Slot, ...]:
         """Every slot as of now."""
+        self._notice_evictions()
         return tuple(self._slots.values())
 
     def warm(self) -> tuple[str, ...]:
         """Ids of the models in memory, the one used last first."""
-        slots = sorted(self._slots.values(), key=lambda slot: slot.used_at, reverse=True)
+        slots = sorted(self.snapshot(), key=lambda slot: slot.used_at, reverse=True)
         return tuple(slot.model.id for slot in slots if slot.state == "ready")
 
     def servable(self) -> tuple[str, ...]:
@@ -121,15 +134,22 @@ class ModelSlots:
         )
 
     async def load_all(self, engine: Loader) -> None:
-        """Load every model; one that fails does not keep the others from serving.
+        """Load every model that fits; one that fails does not keep the others from serving.
 
         Raises:
             DarkbloomError: None could be loaded; the first one's reason.
         """
+        self._engine = engine
         failures: list[DarkbloomError] = []
         for model_id in self._slots:
             try:
-                await self._load(engine, model_id)
+                await self._load(engine, model_id, make_room=False)
+            except NoRoomError as error:
+                failures.append(error)
+                if error.ever:
+                    self._set(model_id, "idle", f"loaded when it is asked for: {error.why}")
+                else:
+                    self._set(model_id, "failed", str(error))
             except DarkbloomError as error:
                 failures.append(error)
                 self._set(model_id, "failed", str(error))
@@ -142,6 +162,7 @@ class ModelSlots:
         Raises:
             DarkbloomError: It cannot be loaded again; the next request tries anew.
         """
+        self._notice_evictions()
         slot = self._slots[model_id]
         self._slots[model_id] = replace(slot, used_at=self._clock())
         if slot.state == "ready":
@@ -156,6 +177,7 @@ class ModelSlots:
         self, engine: Loader, idle_s: float, in_flight: Callable[[], Mapping[str, int]]
     ) -> None:
         """Unload every model that nobody has asked for in `idle_s` seconds."""
+        self._notice_evictions()
         for model_id, slot in list(self._slots.items()):
             unused_s = self._clock() - slot.used_at
             if slot.state != "ready" or unused_s < idle_s or in_flight().get(model_id):
@@ -165,17 +187,26 @@ class ModelSlots:
             _log.info("model unloaded, idle", model=model_id, unused_s=round(unused_s))
             await engine.unload(model_id)
 
-    async def _load(self, engine: Loader, model_id: str) -> None:
+    async def _load(self, engine: Loader, model_id: str, *, make_room: bool = True) -> None:
         model = self._slots[model_id].model
         self._set(model_id, "loading", f"reading {model.size_bytes / GB:.2f} GB of weights")
         try:
-            await engine.load(model_id, model.path)
+            await engine.load(model_id, model.path, make_room=make_room)
         except DarkbloomError as error:
             _log.error("model not loaded", model=model_id, why=str(error))
             raise
         self._set(model_id, "ready")
         self._slots[model_id] = replace(self._slots[model_id], used_at=self._clock())
         _log.info("model loaded", model=model_id)
+
+    def _notice_evictions(self) -> None:
+        """The engine unloads idle models by itself when work would not fit otherwise."""
+        if self._engine is None:
+            return
+        for model_id, slot in self._slots.items():
+            if slot.state == "ready" and self._engine.loaded(model_id) is None:
+                self._set(model_id, "idle", "made room for other work")
+                _log.info("model unloaded to make room", model=model_id)
 
     def _set(self, model_id: str, state: ModelState, detail: str | None = None) -> None:
         self._slots[model_id] = replace(self._slots[model_id], state=state, detail=detail)
