@@ -73,6 +73,16 @@ class Home:
         return self.root / "machine_id"
 
     @property
+    def local_key(self) -> Path:
+        """The 0600 key of the local endpoint."""
+        return self.root / "local_key"
+
+    @property
+    def benchmarks(self) -> Path:
+        """The 0600 history of `darkbloom benchmark`, one JSON object a line."""
+        return self.root / "benchmarks.jsonl"
+
+    @property
     def models(self) -> Path:
         """Models imported by `darkbloom models import`, one mlx-lm folder each."""
         return self.root / "models"

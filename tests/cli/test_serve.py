@@ -36,7 +36,13 @@ def test_a_corrupt_setting_starts_nothing_and_names_its_line(home: Path) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--local",), ("--port", "8000"), ("--no-auto-update",), ("--idle-timeout", "-1")],
+    [
+        ("--port", "8000"),
+        ("--local", "--coordinator", "http://127.0.0.1:9"),
+        ("--port", "70000", "--local"),
+        ("--no-auto-update",),
+        ("--idle-timeout", "-1"),
+    ],
 )
 def test_flags_that_would_not_be_obeyed_are_refused(home: Path, arguments: tuple[str, ...]) -> None:
     ended = darkbloom("serve", *arguments, home=home)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from darkbloom_provider.account.credentials import Credentials
@@ -16,7 +17,13 @@ from darkbloom_provider.config import AttestationSection, BackendSection, Config
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
-from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
+from darkbloom_provider.daemon.local_server import listening
+from darkbloom_provider.daemon.supervisor import (
+    Assignment,
+    LocalEndpoint,
+    Supervisor,
+    Surroundings,
+)
 from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.errors import AlreadyRunningError, ModelError
@@ -169,21 +176,25 @@ class Life:
         return link
 
 
-def supervisor(rooms: FakeRooms, **config: object) -> Supervisor:
+def supervisor(
+    rooms: FakeRooms, endpoint: LocalEndpoint | None = None, **config: object
+) -> Supervisor:
     settings = Config(
         coordinator=CoordinatorSection(url=URL),
         **config,  # type: ignore[arg-type]  # sections by name
     )
     return Supervisor(
-        Assignment(home=rooms.home, config=settings),
+        Assignment(home=rooms.home, config=settings, local=endpoint),
         rooms,
         Surroundings(pid=4711, now=lambda: NOW, clock=lambda: 0.0),
     )
 
 
 @asynccontextmanager
-async def life(rooms: FakeRooms, **config: object) -> AsyncIterator[Life]:
-    made = supervisor(rooms, **config)
+async def life(
+    rooms: FakeRooms, endpoint: LocalEndpoint | None = None, **config: object
+) -> AsyncIterator[Life]:
+    made = supervisor(rooms, endpoint, **config)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(made.run())
         try:
@@ -391,3 +402,35 @@ async def test_the_local_socket_can_stop_the_daemon(rooms: FakeRooms) -> None:
         await one.task
     assert answer.pid == 4711
     assert link.drains == [7]
+
+
+# ---------------------------------------------------------------- without a coordinator
+
+
+async def test_a_local_endpoint_needs_neither_coordinator_nor_journal(rooms: FakeRooms) -> None:
+    endpoint = LocalEndpoint(0, Secret("key"))
+    async with life(rooms, endpoint=endpoint) as one:
+        client = DaemonClient(rooms.home.control_socket)
+        await until(lambda: one.supervisor.phase == "serving", "the endpoint")
+        told = await asyncio.to_thread(client.status)
+        assert told.local is not None
+        assert told.local.key_file == str(rooms.home.local_key)
+        headers = {"Authorization": "Bearer key"}
+        async with httpx.AsyncClient(base_url=told.local.url, headers=headers) as http:
+            answer = await http.post("/v1/chat/completions", json=chat())
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+        assert one.supervisor.status().jobs.served == 1
+        await asyncio.to_thread(client.drain, 5)
+        await one.task
+    assert rooms.steps == ["engine", "seal"]
+    assert rooms.engines.closed
+    assert not rooms.home.journal.exists()
+
+
+async def test_a_taken_port_is_told_before_anything_is_loaded(rooms: FakeRooms) -> None:
+    with listening(0) as taken:
+        endpoint = LocalEndpoint(taken.getsockname()[1], Secret("key"))
+        with pytest.raises(AlreadyRunningError, match="Port"):
+            await supervisor(rooms, endpoint=endpoint).run()
+    assert rooms.steps == []
+    assert not rooms.home.control_socket.exists()

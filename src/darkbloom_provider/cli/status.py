@@ -23,6 +23,7 @@ Line = tuple[str, str]
 """A label and its value; an empty label continues the line above."""
 
 _WIDTH = 16
+_NAMES_SHOWN = 8
 _PHASES = {
     "starting": "starting",
     "loading": "loading models",
@@ -67,8 +68,12 @@ def lines(report: StatusReport) -> Iterator[Line]:
             f"up {duration(report.uptime)})"
         ),
     )
-    yield from _coordinator(report.coordinator, report.now)
-    yield "Account", account_line(report.account)
+    if report.local is None:
+        yield from _coordinator(report.coordinator, report.now)
+        yield "Account", account_line(report.account)
+    else:
+        yield "Endpoint", f"{report.local.url}/v1, for programs on this machine"
+        yield "", f"Key: in {report.local.key_file}"
     for model in report.models:
         yield "Model", _model(model)
     jobs = report.jobs
@@ -80,8 +85,13 @@ def lines(report: StatusReport) -> Iterator[Line]:
             f"generated ({jobs.failed} failed, {jobs.cancelled} cancelled)"
         ),
     )
-    yield from _journal(report.journal)
-    yield "Posture", posture_line(report.posture)
+    if jobs.ignored_parameters:
+        names = sorted(jobs.ignored_parameters.items(), key=lambda pair: (-pair[1], pair[0]))
+        shown = ", ".join(f"{name} ({count})" for name, count in names[:_NAMES_SHOWN])
+        yield "Ignored", f"parameters nobody knows: {shown}"
+    if report.local is None:
+        yield from _journal(report.journal)
+        yield "Posture", posture_line(report.posture)
     for warning in report.warnings:
         yield "Note", warning
 

@@ -53,6 +53,15 @@ class CoordinatorStatus(_Model):
     last_problem: Problem | None = None
 
 
+class LocalStatus(_Model):
+    """The endpoint for programs on this machine, which is served instead of a coordinator."""
+
+    url: str
+    """Its base, without a trailing slash."""
+    key_file: str
+    """What holds the key that callers must bring."""
+
+
 class AccountStatus(_Model):
     """Whom the machine's earnings go to."""
 
@@ -121,6 +130,8 @@ class StatusReport(_Model):
     posture: PostureStatus
     warnings: tuple[str, ...] = ()
     """Things the owner should know that stop nothing."""
+    local: LocalStatus | None = None
+    """If set, nothing of coordinator, account, journal and posture is in use."""
 
     @property
     def uptime(self) -> dt.timedelta:

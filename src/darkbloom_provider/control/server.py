@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Protocol
@@ -127,11 +128,12 @@ def _from_our_client(scope: Scope) -> bool:
     return not names & {b"origin", b"referer"} and hosts == [HOST.encode()]
 
 
-class _QuietServer(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """uvicorn without its signal handling: the supervisor owns the signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
+        """Leave them alone."""
         yield
 
 
@@ -144,7 +146,7 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
         AlreadyRunningError: Another daemon answers there.
     """
     listening = sockets.listen(path)
-    server = _QuietServer(
+    server = QuietServer(
         uvicorn.Config(
             application(daemon),
             http="h11",
@@ -158,7 +160,7 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
     )
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_serve(server, listening), name="control")
+            tasks.create_task(serve_until_told(server, listening.socket), name="control")
             try:
                 yield
             finally:
@@ -167,13 +169,14 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
         listening.close()
 
 
-async def _serve(server: uvicorn.Server, listening: sockets.ListeningSocket) -> None:
+async def serve_until_told(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve on a listening socket until `should_exit` is set, or this is cancelled."""
     try:
-        await server.serve(sockets=[listening.socket])
+        await server.serve(sockets=[listener])
     finally:
         # uvicorn tidies up on its own way out only, not when it is cancelled.
         if server.started:
-            for listener in server.servers:
-                listener.close()
+            for accepting in server.servers:
+                accepting.close()
             for connection in list(server.server_state.connections):
                 connection.shutdown()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from darkbloom_provider.account.credentials import Credentials
+from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon import books, slots
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
@@ -27,7 +28,19 @@ class Engine(Inference, slots.Loader, Protocol):
         ...
 
 
-class Link(Protocol):
+class Front(Protocol):
+    """Where work comes in."""
+
+    async def run(self) -> None:
+        """Take work until cancelled or drained."""
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new work, finish what runs within `deadline_s` seconds, hang up."""
+        ...
+
+
+class Link(Front, Protocol):
     """What the daemon needs of the session with the coordinator."""
 
     @property
@@ -35,12 +48,28 @@ class Link(Protocol):
         """Where the link is."""
         ...
 
-    async def run(self) -> None:
-        """Keep the session going until cancelled or drained."""
+
+class Work(Protocol):
+    """What is being served, wherever it came in. Methods return at once, but for `idle`."""
+
+    def counts(self) -> JobCounts:
+        """Requests and tokens since the start."""
         ...
 
-    async def drain(self, deadline_s: float) -> None:
-        """Take no new work, finish what runs within `deadline_s` seconds, hang up."""
+    def in_flight(self) -> Mapping[str, int]:
+        """Requests being served, by model."""
+        ...
+
+    def close(self, because: str) -> None:
+        """Refuse new requests from now on; those that run go on."""
+        ...
+
+    def abort_all(self, cause: str) -> None:
+        """Stop everything that runs."""
+        ...
+
+    async def idle(self) -> None:
+        """Wait until no request is being served."""
         ...
 
 

@@ -16,6 +16,7 @@ from darkbloom_provider.control.models import (
     CoordinatorStatus,
     JobCounts,
     JournalStatus,
+    LocalStatus,
     ModelStatus,
     Phase,
     PostureStatus,
@@ -61,6 +62,7 @@ class DaemonState:
     """Requests being served, by model."""
     books: BooksSnapshot | None = None
     warnings: tuple[str, ...] = ()
+    local: LocalStatus | None = None
 
 
 def report(state: DaemonState, moment: Moment) -> StatusReport:
@@ -90,6 +92,7 @@ def report(state: DaemonState, moment: Moment) -> StatusReport:
         journal=_journal(state.books),
         posture=_posture(state),
         warnings=state.warnings,
+        local=state.local,
     )
 
 

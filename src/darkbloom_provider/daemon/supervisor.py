@@ -1,35 +1,39 @@
 """The daemon's life: start in order, serve, drain, stop; and what it tells while it lives.
 
 Order of the start: lock on the home → control socket → machine measured → journal → models
-loaded → link. Everything is released in the opposite order, whatever happens in between.
+loaded → link. A daemon for this machine's own programs needs neither journal nor link: it takes its
+port before it loads models. Everything is released in the opposite order, whatever happens in
+between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+import secrets
+from collections.abc import AsyncIterator, Callable
 
 from darkbloom_provider import __version__, logs
 from darkbloom_provider.account.credentials import Credentials
-from darkbloom_provider.config import Config
 from darkbloom_provider.control.models import (
     DEFAULT_DRAIN_SECONDS,
     DrainReply,
     JobCounts,
+    LocalStatus,
     Phase,
     StatusReport,
 )
 from darkbloom_provider.control.server import serving
 from darkbloom_provider.daemon import books, slots
 from darkbloom_provider.daemon.answers import Answers
+from darkbloom_provider.daemon.assignment import Assignment, LocalEndpoint, Surroundings
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
-from darkbloom_provider.daemon.rooms import Engine, Link, Rooms
+from darkbloom_provider.daemon.local_api import LocalApi
+from darkbloom_provider.daemon.local_server import LocalServer, address, listening
+from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
 from darkbloom_provider.daemon.slots import ModelSlots
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.tally import Tally
@@ -39,9 +43,10 @@ from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.link import state as link_state
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.logs import Secret
-from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import ModelInfo, PrivacyCapabilities
+
+__all__ = ["Assignment", "LocalEndpoint", "Supervisor", "Surroundings"]
 
 SHUTTING_DOWN = "this provider is shutting down"
 IDLE_CHECK_SECONDS = 15.0
@@ -49,27 +54,6 @@ SETTLE_SECONDS = 5.0
 """How long cancelled requests may take to let go of the engine before it is closed over them."""
 
 _log = logs.get("daemon")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """What the owner asked this daemon to do."""
-
-    home: Home
-    config: Config
-    models: tuple[str, ...] = ()
-    """Ids named on the command line; empty means what the settings say."""
-    all_models: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """Time and identity of the process."""
-
-    pid: int
-    now: Callable[[], dt.datetime]
-    clock: Callable[[], float]
-    """The link's clock, in seconds."""
 
 
 class Supervisor:
@@ -102,8 +86,10 @@ class Supervisor:
         self._warnings: tuple[str, ...] = ()
         self._books: books.Books | None = None
         self._engine: Engine | None = None
-        self._jobs: JobRunner | None = None
+        self._jobs: Work | None = None
         self._link: Link | None = None
+        self._front: Front | None = None
+        self._local: LocalStatus | None = None
 
     # ------------------------------------------------------------ asked from outside
 
@@ -128,6 +114,7 @@ class Supervisor:
             in_flight={} if jobs is None else jobs.in_flight(),
             books=None if self._books is None else self._books.snapshot(),
             warnings=self._warnings,
+            local=self._local,
         )
         return report(state, Moment(self._around.now(), self._around.clock()))
 
@@ -149,8 +136,8 @@ class Supervisor:
         self._stopping.set()
         if self.phase in {"starting", "loading"}:
             self.force()  # Nothing is being served: there is nothing to wait for.
-        elif again and self._link is not None and self._tasks is not None:
-            self._tasks.create_task(self._link.drain(deadline_s), name="drain again")
+        elif again and self._front is not None and self._tasks is not None:
+            self._tasks.create_task(self._front.drain(deadline_s), name="drain again")
 
     def force(self) -> None:
         """End `run()` now; requests that run are cut."""
@@ -212,32 +199,63 @@ class Supervisor:
             self.phase = "stopped"
 
     async def _live(self, tasks: asyncio.TaskGroup) -> None:
-        settings = self._assignment.config
+        if self._assignment.local is not None:
+            await self._live_locally(self._assignment.local, tasks)
+            return
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
+        await self._choose_models()
+        self._credentials = await asyncio.to_thread(self._rooms.credentials)
+        async with (
+            books.opened(
+                self._rooms.open_journal,
+                tasks,
+                provider_key=self._key_pair.public_text,
+                now=self._around.now(),
+            ) as self._books,
+            self._loaded() as engine,
+        ):
+            await self._serve_network(engine, self._machine, self._books, tasks)
+
+    async def _live_locally(self, endpoint: LocalEndpoint, tasks: asyncio.TaskGroup) -> None:
+        with listening(endpoint.port) as listener:
+            await self._choose_models()
+            async with self._loaded() as engine:
+                tally = Tally()
+                api = LocalApi(
+                    self._answers(engine, tally, tasks),
+                    tally,
+                    endpoint.key,
+                    models=self._slots.servable,
+                    new_id=lambda: secrets.token_hex(16),
+                    tasks=tasks,
+                    created=int(self._started_at.timestamp()),
+                )
+                self._local = LocalStatus(
+                    url=address(listener), key_file=str(self._assignment.home.local_key)
+                )
+                await self._serve(engine, api, LocalServer(api, listener), tasks)
+
+    async def _choose_models(self) -> None:
         choice = slots.choose(
             await asyncio.to_thread(self._rooms.installed),
-            settings.backend,
+            self._assignment.config.backend,
             named=self._assignment.models,
             all_models=self._assignment.all_models,
         )
         self._slots = ModelSlots(choice.models, self._around.clock)
         self._warn(*choice.left_out)
-        self._credentials = await asyncio.to_thread(self._rooms.credentials)
-        async with books.opened(
-            self._rooms.open_journal,
-            tasks,
-            provider_key=self._key_pair.public_text,
-            now=self._around.now(),
-        ) as self._books:
-            self.phase = "loading"
-            async with self._rooms.engine() as engine:
-                self._engine = engine
-                await self._slots.load_all(engine)
-                self._rooms.seal()
-                await self._serve(engine, self._machine, self._books, tasks)
 
-    async def _serve(
+    @contextlib.asynccontextmanager
+    async def _loaded(self) -> AsyncIterator[Engine]:
+        self.phase = "loading"
+        async with self._rooms.engine() as engine:
+            self._engine = engine
+            await self._slots.load_all(engine)
+            self._rooms.seal()
+            yield engine
+
+    async def _serve_network(
         self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
     ) -> None:
         terms = Terms(
@@ -251,17 +269,23 @@ class Supervisor:
         )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
-        jobs = self._jobs = JobRunner(answers, written, terms, tally, tasks)
+        jobs = JobRunner(answers, written, terms, tally, tasks)
         link = self._link = self._rooms.link(facts, jobs, self._link_changed)
+        every_s = self._assignment.config.coordinator.heartbeat_interval_secs
+        measuring = tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics")
+        try:
+            await self._serve(engine, jobs, link, tasks)
+        finally:
+            measuring.cancel()
+
+    async def _serve(
+        self, engine: Engine, jobs: Work, front: Front, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Serve until told to stop; then drain, and let go of the engine."""
+        self._jobs, self._front = jobs, front
         background = [
-            tasks.create_task(
-                facts.keep_fresh(
-                    self._rooms.sample, self._assignment.config.coordinator.heartbeat_interval_secs
-                ),
-                name="metrics",
-            ),
             tasks.create_task(self._unload_idle(engine, jobs), name="idle models"),
-            tasks.create_task(link.run(), name="link"),
+            tasks.create_task(front.run(), name="front"),
         ]
         self.phase = "serving"
         if self._on_serving is not None:
@@ -271,7 +295,7 @@ class Supervisor:
             self.phase = "draining"
             _log.info("draining", requests=jobs.counts().in_flight, deadline_s=self._drain_s)
             jobs.close(SHUTTING_DOWN)
-            await link.drain(self._drain_s)
+            await front.drain(self._drain_s)
         finally:
             jobs.close(SHUTTING_DOWN)
             jobs.abort_all(SHUTTING_DOWN)
@@ -289,7 +313,7 @@ class Supervisor:
         )
         return Answers(engine, offer, tally, tasks, self._around.now)
 
-    async def _unload_idle(self, engine: Engine, jobs: JobRunner) -> None:
+    async def _unload_idle(self, engine: Engine, jobs: Work) -> None:
         minutes = self._assignment.config.backend.idle_timeout_mins
         while minutes:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
