@@ -19,10 +19,12 @@ from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
 from darkbloom_provider.engine import prompt
+from darkbloom_provider.engine.breaker import Breaker
 from darkbloom_provider.engine.errors import (
     EngineError,
     GenerationFailedError,
     InvalidGenerationError,
+    OutOfServiceError,
 )
 from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.loading import Weights
@@ -59,6 +61,7 @@ from darkbloom_provider.engine.updates import (
 
 _PROMPTS_AT_ONCE = 8
 """Prompts that are computed together; mlx-lm's own default."""
+_PROBE_STEPS = 8
 _PROMPT_END = 16
 """Tokens of a prompt's end that are told: enough for the markers that templates end in."""
 
@@ -156,19 +159,28 @@ class Batch:
         )
         self._memory = Ledger(PromptCache(0), lambda: 0).of("") if memory is None else memory
         self._generator = self._new_generator()
+        self._breaker = Breaker()
         self.tokens_generated = 0
+        self.progress = 0
+        """Tokens that came out and tokens of prompts that went in. Standing still means trouble."""
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting) or self.probe_in == 0
+
+    @property
+    def probe_in(self) -> float | None:
+        """Seconds until a model that is out of service is tried again; None while it serves."""
+        return self._breaker.probe_in(self._clock())
 
     def snapshot(self, model: str) -> SlotSnapshot:
         """The figures of now."""
         running = self._running.values()
         return SlotSnapshot(
             model=model,
-            state="running",
+            state="crashed" if self._breaker.open else "running",
+            problem=self._breaker.problem,
             running=len(self._running),
             waiting=len(self._waiting),
             active_tokens=sum(len(entry.prompt) + entry.completion_tokens for entry in running),
@@ -180,6 +192,8 @@ class Batch:
         self, key: int, request: GenerationRequest, guide: Guide | None = None
     ) -> list[RequestUpdate]:
         """Read the prompt and put the request at the end of the line, or refuse it alone."""
+        if self._breaker.problem is not None:
+            return [Failed(key, OutOfServiceError(request.model, self._breaker.problem))]
         try:
             self._check_biases(request)
             tokens = prompt.encode(self._weights.tokenizer, request)
@@ -216,6 +230,9 @@ class Batch:
 
     def step(self) -> list[RequestUpdate]:
         """Let waiting requests in, then one decode step and one piece of prompts for all."""
+        if self._breaker.open:
+            self._probe()
+            return []
         updates = self._admit()
         decoding = any(entry.decoding for entry in self._running.values())
         reading = sum(not entry.decoding for entry in self._running.values())
@@ -230,7 +247,9 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - whatever it is, this batch is corrupt
             return [*updates, *self._start_anew(error)]
         seconds = self._clock() - began
-        self._pace.learn(seconds, prompt_tokens=self._prompt_tokens(prompts), decoding=decoding)
+        prompt_tokens = self._prompt_tokens(prompts)
+        self._pace.learn(seconds, prompt_tokens=prompt_tokens, decoding=decoding)
+        self.progress += prompt_tokens + len(tokens)
         for response in prompts:
             entry = self._running.get(response.uid)
             if entry is None:
@@ -363,6 +382,7 @@ class Batch:
         if reason is not None:
             self._remember(entry, response)
             self._leave(response.uid, finished=left)
+            self._breaker.completed()
             updates.append(Finished(entry.key, reason, entry.usage, stops.found))
         return updates
 
@@ -392,13 +412,46 @@ class Batch:
         self._running.clear()
         self._sharing.clear()
 
-    def _start_anew(self, error: Exception) -> list[RequestUpdate]:
-        failure = _failure(error)
-        updates = [Failed(entry.key, failure) for entry in self._running.values()]
+    def reset(self, problem: str | None) -> None:
+        """Forget everything in flight and build a new generator.
+
+        Args:
+            problem: Why the model is to be left alone for a while; None if it is not to blame.
+        """
+        if problem is not None:
+            self._breaker.trip(self._clock(), problem)
         self._let_go()
+        self._waiting.clear()
         self._generator.close()
         self._generator = self._new_generator()
-        return list(updates)
+
+    def _start_anew(self, error: Exception) -> list[RequestUpdate]:
+        self._breaker.failed(self._clock(), f"its steps fail ({type(error).__name__})")
+        lost = [*self._running.values()]
+        waiting = self._waiting.copy()
+        self.reset(None)
+        if self._breaker.open:
+            lost += waiting
+        else:
+            self._waiting = waiting
+        failure = _failure(error)
+        return [Failed(entry.key, failure) for entry in lost]
+
+    def _probe(self) -> None:
+        """Compute two tokens for nobody, and serve again if that works."""
+        if self.probe_in != 0:
+            return
+        try:
+            self._generator.close()
+            self._generator = self._new_generator()
+            self._generator.insert([[0, 0]], max_tokens=[2])
+            for _ in range(_PROBE_STEPS):
+                if any(token.finish_reason for token in self._generator.next()[1]):
+                    self._breaker.probed()
+                    return
+            self._breaker.failed(self._clock(), "its steps bring nothing out")
+        except Exception as error:  # noqa: BLE001 - that is the answer to the probe
+            self._breaker.failed(self._clock(), f"its steps fail ({type(error).__name__})")
 
     def _check_biases(self, request: GenerationRequest) -> None:
         size = self._weights.vocabulary_size

@@ -8,13 +8,14 @@ import functools
 import itertools
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from darkbloom_provider import logs
 from darkbloom_provider.engine import runtime
@@ -24,6 +25,7 @@ from darkbloom_provider.engine.errors import (
     EngineError,
     GenerationFailedError,
     ModelNotLoadedError,
+    OutOfServiceError,
     OverloadedError,
 )
 from darkbloom_provider.engine.generation import Generation
@@ -41,13 +43,16 @@ from darkbloom_provider.engine.updates import (
     Load,
     Loaded,
     LoadFailed,
+    Recovered,
     Released,
     RequestUpdate,
+    Reset,
     Submit,
     Unload,
     Unloaded,
     Update,
 )
+from darkbloom_provider.engine.watch import Hang, Watch
 from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import DarkbloomError
 
@@ -69,6 +74,7 @@ class Engine:
         entropy: Random numbers of 64 bits, for sampling without a seed.
         environ: The process's environment; libraries are kept offline through it.
         scratch: A private directory for their temporary files; None leaves the system's.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Engine:
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
         environ: MutableMapping[str, str] | None = None,
         scratch: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings or EngineSettings()
         self._worker = Worker(
@@ -86,6 +93,13 @@ class Engine:
             post=self._post,
             environ=runtime.process_environment() if environ is None else environ,
             scratch=scratch,
+            clock=clock,
+        )
+        self._watch = Watch(
+            lambda: self._worker.pulse,
+            limit_s=self._settings.stall_limit_s,
+            clock=clock,
+            on_hang=self._on_hang,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -108,6 +122,7 @@ class Engine:
         # A daemon thread: a process that dies of something else must not hang on a long step.
         self._thread = threading.Thread(target=self._run, name="darkbloom-engine", daemon=True)
         self._thread.start()
+        self._watch.start()
         return self
 
     async def __aexit__(
@@ -121,7 +136,8 @@ class Engine:
     async def aclose(self) -> None:
         """Fail what is in flight with `EngineClosedError` and end the thread. Idempotent.
 
-        Waits for the step that is under way. Being cancelled meanwhile does not stop the closing.
+        Waits for the step that is under way, unless it hangs; then the thread is left to itself and
+        dies with the process. Being cancelled meanwhile does not stop the closing.
         """
         if self._thread is None or self._ended is None:
             self._closed = True
@@ -129,8 +145,16 @@ class Engine:
         if not self._closed:
             self._closed = True
             self._worker.inbox.put(Close())
-        await asyncio.shield(self._ended)
-        self._thread.join()
+        hung = asyncio.ensure_future(self._watch.hung.wait())
+        either: list[asyncio.Future[Any]] = [self._ended, hung]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hung.cancel()
+        if not self._watch.hung.is_set():
+            self._thread.join()
+        elif not self._ended.done():
+            self._on_end(None)
         await self._compiling.aclose()
 
     # ------------------------------------------------------------ models
@@ -143,10 +167,12 @@ class Engine:
 
         Raises:
             NoRoomError: It does not fit under the memory's ceiling; nothing was read.
+            OutOfServiceError: The engine's thread hangs.
             ModelError: The folder is not there, not complete, or not a model MLX can run.
             EngineClosedError: The engine is closing.
         """
         self._check_open()
+        self._check_hang(model_id)
         loaded = self._models.get(model_id)
         if loaded is not None:
             return loaded
@@ -169,6 +195,7 @@ class Engine:
         self._check_open()
         if self._models.get(model_id) is None:
             return
+        self._check_hang(model_id)
         self._models[model_id] = None
         pending = self._unloads.get(model_id)
         if pending is None:
@@ -191,11 +218,13 @@ class Engine:
             InvalidGenerationError: A parameter makes no sense (400).
             ModelNotLoadedError: The model was never loaded here (404) or is not in memory (503).
             OverloadedError: The model's bounded queue is full (503).
+            OutOfServiceError: It failed again and again, or hangs; it is tried again (503).
             EngineClosedError: The engine is closing (503).
         """
         self._check_open()
         request.check()
         self._check_model(request.model)
+        self._check_answering(request.model)
         running, waiting = self._settings.max_running, self._settings.max_waiting
         if self._open_by_model[request.model] >= running + waiting:
             raise OverloadedError(request.model, waiting)
@@ -228,6 +257,15 @@ class Engine:
             replace(slot, waiting=max(0, self._open_by_model[slot.model] - slot.running))
             for slot in seen.slots
         )
+        hang = self._watch.hang
+        if hang is not None:
+            slots = tuple(
+                replace(slot, state="crashed", running=0, waiting=0, problem=hang.reason)
+                if slot.state == "running"
+                else slot
+                for slot in slots
+            )
+            seen = replace(seen, problem=hang.reason)
         return replace(seen, slots=slots)
 
     # ------------------------------------------------------------ from the thread
@@ -266,6 +304,8 @@ class Engine:
                     # Not always asked for: idle models give way to work that needs their memory.
                     self._models[model_id] = None
                     _settle(self._unloads.pop(model_id, None), None)
+                case Recovered():
+                    self._watch.back()
                 case _:
                     self._deliver_to_request(update)
 
@@ -279,6 +319,23 @@ class Engine:
             self._open_by_model[model] -= 1
         generation.apply(update)
 
+    def _on_hang(self, hang: Hang) -> None:
+        """Tell everyone who waits, and the thread, should it ever come back."""
+        _log.error("engine gets nowhere", model=hang.model, seconds=round(hang.seconds))
+        error = OutOfServiceError(hang.model, hang.reason)
+        self._fail_all(error)
+        self._worker.inbox.put(Reset(hang.model, hang.reason))
+
+    def _fail_all(self, error: EngineError) -> None:
+        for key in list(self._open):
+            self._deliver_to_request(Failed(key, error))
+        for load in self._loads.values():
+            _fail(load, error)
+        for unload in self._unloads.values():
+            _fail(unload, error)
+        self._loads.clear()
+        self._unloads.clear()
+
     def _on_end(self, cause: BaseException | None) -> None:
         error: EngineError = EngineClosedError()
         if cause is not None:
@@ -291,14 +348,8 @@ class Engine:
             )
             error.__cause__ = cause
         self._closed = True
-        for key in list(self._open):
-            self._deliver_to_request(Failed(key, error))
-        for load in self._loads.values():
-            _fail(load, error)
-        for unload in self._unloads.values():
-            _fail(unload, error)
-        self._loads.clear()
-        self._unloads.clear()
+        self._watch.stop()
+        self._fail_all(error)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -307,6 +358,18 @@ class Engine:
     def _check_open(self) -> None:
         if self._closed or self._thread is None:
             raise EngineClosedError
+
+    def _check_answering(self, model: str) -> None:
+        """Refuse at once what the engine's thread would refuse."""
+        self._check_hang(model)
+        slot = self._worker.snapshot.slot(model)
+        if slot is not None and slot.problem is not None:
+            raise OutOfServiceError(model, slot.problem)
+
+    def _check_hang(self, model: str) -> None:
+        """Refuse at once what the engine's thread would never hear of."""
+        if self._watch.hang is not None:
+            raise OutOfServiceError(model, self._watch.hang.reason)
 
     def _check_model(self, model: str) -> None:
         if model not in self._models:

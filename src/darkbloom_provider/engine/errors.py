@@ -105,6 +105,23 @@ class GenerationFailedError(EngineError):
     """The engine is to blame: a step failed, and everything in flight with it."""
 
 
+class OutOfServiceError(EngineError):
+    """The model failed again and again, or hangs. It is tried again by itself; nothing started.
+
+    Args:
+        model: The model's id.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{model} is out of service on this machine",
+            why=problem,
+            next_step="try another provider",
+        )
+
+
 class EngineClosedError(EngineError):
     """The engine is closing, or was closed, while the request was in flight."""
 

@@ -195,6 +195,8 @@ class EngineSettings:
     """Longest completion of a request that sets no limit: what the network reserves for it."""
     prompt_cache_gb: float = 2.0
     """Most memory for prompts that have been computed before; 0 computes every prompt anew."""
+    stall_limit_s: float = 60.0
+    """Seconds without a token or a piece of a prompt after which everything in flight is failed."""
     load_step_bytes: int = 256 * 1024 * 1024
     """Weights read between two decode steps while another model is being loaded."""
 
@@ -228,6 +230,8 @@ class SlotSnapshot:
     max_tokens_potential: int = 0
     """Sum of the running requests' output limits."""
     context_length: int = 0
+    problem: str | None = None
+    """Why a crashed model is out of service. It is tried again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +261,8 @@ class EngineSnapshot:
     steps: int = 0
     """Decode steps since the engine started."""
     tokens_generated: int = 0
+    problem: str | None = None
+    """What keeps the engine or one of its models from working, in one sentence."""
 
     def slot(self, model: str) -> SlotSnapshot | None:
         """The slot of a model, or None if it was never loaded here."""

@@ -61,7 +61,16 @@ class Close:
     """Fail everything in flight, free everything and end the thread."""
 
 
-Command = Load | Unload | Submit | Cancel | Close
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Forget what is in flight, which was failed already, and build every batch anew."""
+
+    model: str
+    """Whose step got nowhere. It is left alone for a while."""
+    reason: str
+
+
+Command = Load | Unload | Submit | Cancel | Close | Reset
 
 # ---------------------------------------------------------------- from the thread
 
@@ -136,5 +145,10 @@ class Released:
     key: int
 
 
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The thread has come back and has heard `Reset`."""
+
+
 RequestUpdate = Started | Progress | Finished | Failed | Released
-Update = Loaded | LoadFailed | Unloaded | RequestUpdate
+Update = Loaded | LoadFailed | Unloaded | Recovered | RequestUpdate

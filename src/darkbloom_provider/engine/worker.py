@@ -43,12 +43,15 @@ from darkbloom_provider.engine.updates import (
     Load,
     Loaded,
     LoadFailed,
+    Recovered,
     Released,
+    Reset,
     Submit,
     Unload,
     Unloaded,
     Update,
 )
+from darkbloom_provider.engine.watch import Pulse
 from darkbloom_provider.errors import ModelError
 from darkbloom_provider.models.memory import measure
 
@@ -96,6 +99,8 @@ class Worker:
         """Bounded by what the front lets in: open requests and one cancellation for each."""
         self.snapshot = EngineSnapshot()
         """As of the last step. Replaced whole, never changed."""
+        self.pulse = Pulse()
+        self._progress = 0
         self._settings = settings
         self._entropy = entropy
         self._post = post
@@ -122,7 +127,9 @@ class Worker:
             while not self._closing:
                 updates = self._take_commands()
                 updates += self._load_step()
+                self._beat()
                 updates += self._decode_step()
+                self._beat()
                 updates += self._make_room(self._ledger.unwanted())
                 self._forget_owners(updates)
                 self._publish()
@@ -137,12 +144,27 @@ class Worker:
         updates: list[Update] = []
         idle = not self._loading and not any(batch.busy for batch in self._batches.values())
         try:
-            command = self.inbox.get(block=idle)
+            command = self.inbox.get(block=idle, timeout=self._until_a_probe())
             while True:
                 updates += self._obey(command)
                 command = self.inbox.get_nowait()
         except queue.Empty:
             return updates
+
+    def _until_a_probe(self) -> float | None:
+        """Seconds until a model that is out of service is tried again, if there is one."""
+        waits = [batch.probe_in for batch in self._batches.values()]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _beat(self) -> None:
+        """Say how far the work is, for the watch."""
+        model = next((name for name, batch in self._batches.items() if batch.busy), None)
+        progress = sum(batch.progress for batch in self._batches.values())
+        if model is None:
+            self.pulse = Pulse()
+        elif self.pulse.model is None or progress != self._progress:
+            self.pulse = Pulse(model, self._clock())
+        self._progress = progress
 
     def _obey(self, command: Command) -> list[Update]:
         match command:
@@ -155,6 +177,11 @@ class Worker:
             case Cancel(key=key):
                 batch = self._batches.get(self._owner.get(key, ""))
                 return [] if batch is None else list(batch.cancel(key))
+            case Reset(model=model, reason=reason):
+                for name, batch in self._batches.items():
+                    batch.reset(reason if name == model else None)
+                self._owner.clear()
+                return [Recovered()]
             case Close():
                 self._closing = True
                 return self._fail_everything(EngineClosedError())
@@ -293,8 +320,9 @@ class Worker:
 
     def _decode_step(self) -> list[Update]:
         updates: list[Update] = []
-        for batch in self._batches.values():
+        for model, batch in self._batches.items():
             if batch.busy:
+                self.pulse = replace(self.pulse, model=model)
                 updates += batch.step()
                 self._steps += 1
         return updates
@@ -310,13 +338,14 @@ class Worker:
         for model, state in self._states.items():
             batch = self._batches.get(model)
             slot = SlotSnapshot(model, state) if batch is None else batch.snapshot(model)
-            slots.append(replace(slot, state=state))
+            slots.append(slot if slot.state == "crashed" else replace(slot, state=state))
         self.snapshot = EngineSnapshot(
             slots=tuple(slots),
             memory=MemorySnapshot() if facts is None else _memory(metal=facts.metal),
             device="" if facts is None else facts.device,
             blas=None if facts is None else facts.blas,
             steps=self._steps,
+            problem=next((f"{slot.model}: {slot.problem}" for slot in slots if slot.problem), None),
             tokens_generated=self._tokens_of_unloaded
             + sum(batch.tokens_generated for batch in self._batches.values()),
         )
