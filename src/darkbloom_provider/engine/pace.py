@@ -14,6 +14,8 @@ _FIRST = 128
 """Tokens of the first slice, before anything was measured."""
 _WEIGHT = 0.5
 """How much the latest measurement counts. Prompts grow dearer with every slice, so: a lot."""
+_LEAST_S = 1e-9
+"""Seconds a token takes at least, also for a clock that stands still."""
 _PROMPTS_SHARE = 0.5
 """Least part of a step's time that goes to prompts, however slow the streams' part is."""
 
@@ -60,7 +62,7 @@ class PrefillPace:
         if prompt_tokens < _SMALLEST // 2:
             return  # mostly fixed costs: it says nothing about a token
         spent = max(seconds - (self._decode_s if decoding else 0.0), seconds * 0.1)
-        self._token_s = _blend(self._token_s, spent / prompt_tokens)
+        self._token_s = max(_blend(self._token_s, spent / prompt_tokens), _LEAST_S)
 
 
 def _blend(known: float | None, measured: float) -> float:
