@@ -15,6 +15,7 @@ from darkbloom_provider.cli.context import Invocation
 from darkbloom_provider.errors import DarkbloomError
 
 COMMANDS = {
+    "benchmark": "How fast a model answers on this machine, and how fast it could.",
     "coordinator": "Run a whole network on this machine.",
     "demo": "From nothing to the first earned money, on this machine alone.",
     "earnings": "What this machine has earned.",

@@ -52,6 +52,8 @@ class Header:
     tensors: tuple[str, ...]
     file_size: int
     """Bytes the file must have."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of each of the tensors, in their order."""
 
 
 def write(
@@ -120,7 +122,11 @@ def read_header(path: Path) -> Header:
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        ranges = [[int(edge) for edge in entry["data_offsets"]] for entry in entries.values()]
+        end = max((last for _, last in ranges), default=0)
+        sizes = tuple(last - first for first, last in ranges)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
         raise ValueError("not a safetensors file") from None
-    return Header(metadata=metadata, tensors=tuple(entries), file_size=8 + length + end)
+    return Header(
+        metadata=metadata, tensors=tuple(entries), file_size=8 + length + end, sizes=sizes
+    )
