@@ -122,6 +122,13 @@ def test_capacity_is_the_engines_in_the_unit_of_the_hardware() -> None:
     assert figures.total_memory_gb == 128.0
 
 
+def test_kept_prompts_are_told_as_cache_for_they_give_way() -> None:
+    engine = EngineSnapshot(memory=MemorySnapshot(active_gb=3, cache_gb=1, prompt_cache_gb=2))
+    figures = capacity(engine, 8)
+    assert figures.gpu_memory_active_gb == pytest.approx(10**9 / 2**30, abs=0.001)
+    assert figures.gpu_memory_cache_gb == pytest.approx(3 * 10**9 / 2**30, abs=0.001)
+
+
 def test_a_challenge_is_answered_with_true_signatures() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     answer = facts(key=key).answer(CHALLENGE)

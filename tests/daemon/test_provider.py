@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from darkbloom_provider.config import AttestationSection, Config, CoordinatorSection
-from darkbloom_provider.daemon.provider import running
+from darkbloom_provider.config import (
+    AttestationSection,
+    BackendSection,
+    Config,
+    CoordinatorSection,
+    ProviderSection,
+)
+from darkbloom_provider.daemon.provider import engine_settings, running
 from darkbloom_provider.daemon.supervisor import Assignment, Supervisor
 from darkbloom_provider.earnings.journal import Journal
-from darkbloom_provider.errors import ModelError
+from darkbloom_provider.errors import ConfigError, ModelError
 from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
@@ -210,3 +216,29 @@ async def test_a_killed_daemon_leaves_nothing_that_keeps_the_next_from_starting(
     assert capabilities.anti_debug_enabled
     assert capabilities.core_dumps_disabled
     assert capabilities.env_scrubbed
+
+
+@pytest.mark.parametrize(
+    ("section", "ceiling_gb"),
+    [
+        (ProviderSection(), 60),
+        (ProviderSection(memory_reserve_gb=0), 64),
+        (ProviderSection(memory_limit_gb=20), 20),
+        (ProviderSection(memory_limit_gb=500), 64),
+    ],
+)
+def test_the_owners_settings_are_the_engines_ceiling(
+    section: ProviderSection, ceiling_gb: float
+) -> None:
+    settings = engine_settings(Config(provider=section), 64 * 10**9)
+    assert settings.memory_ceiling_gb == ceiling_gb
+
+
+def test_a_reserve_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leaves no memory"):
+        engine_settings(Config(provider=ProviderSection(memory_reserve_gb=70)), 64 * 10**9)
+
+
+def test_without_continuous_batching_requests_run_one_by_one() -> None:
+    config = Config(backend=BackendSection(continuous_batching=False))
+    assert engine_settings(config, 64 * 10**9).max_running == 1

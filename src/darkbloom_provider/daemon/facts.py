@@ -185,8 +185,9 @@ def capacity(engine: EngineSnapshot, memory_gib: int) -> BackendCapacity:
             )
             for slot in engine.slots
         ),
-        gpu_memory_active_gb=gib(engine.memory.active_gb),
+        # What is truly taken: kept prompts go as soon as a request needs their memory.
+        gpu_memory_active_gb=gib(engine.memory.active_gb - engine.memory.prompt_cache_gb),
         gpu_memory_peak_gb=gib(engine.memory.peak_gb),
-        gpu_memory_cache_gb=gib(engine.memory.cache_gb),
+        gpu_memory_cache_gb=gib(engine.memory.cache_gb + engine.memory.prompt_cache_gb),
         total_memory_gb=float(memory_gib),
     )

@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager
 
 from darkbloom_provider import logs
 from darkbloom_provider.account.credentials import Credentials, CredentialStore
+from darkbloom_provider.config import Config
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
@@ -24,6 +25,8 @@ from darkbloom_provider.daemon.rooms import Engine, Link
 from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
 from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine import engine
+from darkbloom_provider.engine.requests import EngineSettings
+from darkbloom_provider.errors import ConfigError
 from darkbloom_provider.host import hardware, identity, metrics, posture, privacy
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.privacy import HardeningReport
@@ -37,6 +40,7 @@ from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
 from darkbloom_provider.protocol.money import Price
 
+GB = 10**9
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _log = logs.get("daemon")
@@ -100,7 +104,8 @@ class RealRooms:
 
     def engine(self) -> AbstractAsyncContextManager[Engine]:
         """The MLX engine."""
-        return engine.Engine(scratch=self._home.scratch)
+        settings = engine_settings(self._config, hardware.memory_bytes())
+        return engine.Engine(settings, scratch=self._home.scratch)
 
     def link(
         self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
@@ -128,6 +133,33 @@ class RealRooms:
     def capabilities(self, measured: Posture) -> PrivacyCapabilities:
         """What is done for privacy, measured now. The engine is a thread of this process."""
         return privacy.capabilities(self._hardening, engine_in_process=True, posture=measured)
+
+
+def engine_settings(config: Config, memory_bytes: int) -> EngineSettings:
+    """The engine's bounds, as the owner set them.
+
+    Args:
+        config: The settings.
+        memory_bytes: All memory of this machine.
+
+    Raises:
+        ConfigError: The settings leave the engine no memory.
+    """
+    owner = config.provider
+    total = memory_bytes / GB
+    ceiling = total - owner.memory_reserve_gb
+    if owner.memory_limit_gb is not None:
+        ceiling = min(owner.memory_limit_gb, total)
+    if ceiling <= 0:
+        raise ConfigError(
+            "provider.memory_reserve_gb leaves no memory to serve with",
+            why=f"{owner.memory_reserve_gb:g} GB stay free of the {total:.1f} GB of this machine",
+            next_step="lower [provider] memory_reserve_gb, or set memory_limit_gb",
+        )
+    return EngineSettings(
+        max_running=EngineSettings().max_running if config.backend.continuous_batching else 1,
+        memory_ceiling_gb=ceiling,
+    )
 
 
 def provider(

@@ -47,6 +47,7 @@ from darkbloom_provider.engine.sharing import (
     Start,
     always_trimmable,
 )
+from darkbloom_provider.engine.speeds import Speedometer
 from darkbloom_provider.engine.structure import Guide, guide_failure
 from darkbloom_provider.engine.text import Detokenizer, StopMatcher
 from darkbloom_provider.engine.token_bytes import token_data
@@ -149,6 +150,7 @@ class Batch:
             busy_tokens=settings.prefill_step_busy,
             idle_tokens=settings.prefill_step_idle,
         )
+        self._speedometer = Speedometer()
         self._decode = _decoder(weights.tokenizer)
         self._token_data = token_data(weights.tokenizer)
         self._waiting: deque[_Entry] = deque()
@@ -186,6 +188,7 @@ class Batch:
             active_tokens=sum(len(entry.prompt) + entry.completion_tokens for entry in running),
             max_tokens_potential=sum(entry.limit for entry in running),
             context_length=self._weights.context_length,
+            speed=self._speedometer.speed,
         )
 
     def add(
@@ -250,6 +253,9 @@ class Batch:
         prompt_tokens = self._prompt_tokens(prompts)
         self._pace.learn(seconds, prompt_tokens=prompt_tokens, decoding=decoding)
         self.progress += prompt_tokens + len(tokens)
+        self._speedometer.step(
+            seconds, decoding=len(tokens), reading=reading, prompt_tokens=prompt_tokens
+        )
         for response in prompts:
             entry = self._running.get(response.uid)
             if entry is None:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from darkbloom_provider.engine.errors import InvalidGenerationError
+from darkbloom_provider.engine.speeds import Speed
 
 FinishReason = Literal["stop", "length"]
 SlotState = Literal["running", "reloading", "crashed", "idle_shutdown"]
@@ -172,8 +173,8 @@ class Delta:
 class EngineSettings:
     """Bounds of the engine. Sizes of memory are in GB (10^9 bytes)."""
 
-    max_running: int = 8
-    """Requests of one model that are decoded together."""
+    max_running: int = 16
+    """Requests of one model that are decoded together. The network gives a provider 12 at most."""
     max_waiting: int = 32
     """Requests of one model that may wait for a place; one more is answered 503."""
     step_busy_s: float = 0.18
@@ -232,6 +233,8 @@ class SlotSnapshot:
     context_length: int = 0
     problem: str | None = None
     """Why a crashed model is out of service. It is tried again by itself."""
+    speed: Speed = field(default_factory=Speed)
+    """Measured here, on requests that had the model to themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +246,10 @@ class MemorySnapshot:
     peak_gb: float = 0.0
     cache_gb: float = 0.0
     """Freed by arrays and kept for the next."""
+    prompt_cache_gb: float = 0.0
+    """The part of `active_gb` that is prompts kept for later: it gives way to any request."""
+    ceiling_gb: float | None = None
+    """What all may take together; None if nobody set a limit."""
     source: Literal["metal", "cpu", "none"] = "none"
     """What is counted: `metal` is GPU memory, `cpu` is what MLX's CPU back end has allocated from
     ordinary memory, `none` means MLX has not been loaded."""

@@ -341,13 +341,26 @@ class Worker:
             slots.append(slot if slot.state == "crashed" else replace(slot, state=state))
         self.snapshot = EngineSnapshot(
             slots=tuple(slots),
-            memory=MemorySnapshot() if facts is None else _memory(metal=facts.metal),
+            memory=MemorySnapshot() if facts is None else self._memory(metal=facts.metal),
             device="" if facts is None else facts.device,
             blas=None if facts is None else facts.blas,
             steps=self._steps,
             problem=next((f"{slot.model}: {slot.problem}" for slot in slots if slot.problem), None),
             tokens_generated=self._tokens_of_unloaded
             + sum(batch.tokens_generated for batch in self._batches.values()),
+        )
+
+    def _memory(self, *, metal: bool) -> MemorySnapshot:
+        import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
+
+        ceiling = self._ledger.limits.ceiling
+        return MemorySnapshot(
+            active_gb=mx.get_active_memory() / GB,
+            peak_gb=mx.get_peak_memory() / GB,
+            cache_gb=mx.get_cache_memory() / GB,
+            prompt_cache_gb=self._prompts.nbytes / GB,
+            ceiling_gb=None if ceiling is None else ceiling / GB,
+            source="metal" if metal else "cpu",
         )
 
     def _limit_wired(self) -> None:
@@ -396,17 +409,6 @@ def _active_bytes() -> int:
     import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
 
     return mx.get_active_memory()
-
-
-def _memory(*, metal: bool) -> MemorySnapshot:
-    import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-    return MemorySnapshot(
-        active_gb=mx.get_active_memory() / 1e9,
-        peak_gb=mx.get_peak_memory() / 1e9,
-        cache_gb=mx.get_cache_memory() / 1e9,
-        source="metal" if metal else "cpu",
-    )
 
 
 def _gone(model: str) -> ModelNotLoadedError:

@@ -89,6 +89,11 @@ def detect(
     )
 
 
+def memory_bytes() -> int:
+    """All memory of this machine. Returns at once, unlike `detect`."""
+    return int(psutil.virtual_memory().total)
+
+
 def chip_of(name: str) -> Chip:
     """Family and tier of a chip by its name.
 
