@@ -19,18 +19,20 @@ from rich.table import Table
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-BENCHMARKS = ("wire", "engine", "stall", "features", "cache", "loop", "path")
+BENCHMARKS = ("wire", "engine", "stall", "features", "cache", "loop", "path", "local")
 """Modules of this folder; each has `measure(scale) -> list[Figure]`."""
 
 
 def main() -> None:
     """Run the benchmarks named, or all of them."""
+    from benchmarks import bars
     from benchmarks.figure import Figure
     from benchmarks.scale import FULL
 
     parser = argparse.ArgumentParser(description="Measure; see README.md beside this file.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--output", type=Path, default=HERE.parent.parent / "build" / "bench.json")
+    parser.add_argument("--readme", action="store_true", help="put the figures into README.md too")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(BENCHMARKS)
     if unknown:
@@ -45,9 +47,13 @@ def main() -> None:
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(json.dumps(rows, indent=2) + "\n")
 
-    table = Table("figure", "value", "unit", "against", "ratio", box=None)
+    if asked.readme:
+        bars.write_into(HERE / "README.md", rows)
+
+    table = Table("figure", "value", "unit", "against", "ratio", "bar", "reached", box=None)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
+        cells = ["" if cell is None else str(cell) for cell in row.values()]
+        table.add_row(*cells, *bars.verdict(row))
     Console().print(table)
 
 
