@@ -15,11 +15,7 @@ from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import EncryptedPayload, Usage
 from darkbloom_provider.protocol.openai import FinishReason
-from darkbloom_provider.protocol.requests.request import (
-    CHAT_ENDPOINT,
-    COMPLETIONS_ENDPOINT,
-    MESSAGES_ENDPOINT,
-)
+from darkbloom_provider.protocol.requests.request import ALL_FEATURES
 
 MAX_JOBS: Final = 64
 """Requests held at once. The network sends 12 at most to one machine; more is a fault."""
@@ -27,8 +23,8 @@ MAX_CHOICES: Final = 32
 """Answers that one request may ask for: all of them must find room in the engine's line."""
 FLUSH_SECONDS: Final = 0.04
 """Least time between two chunks of an answer: the network's coordinator drops what piles up."""
-SERVED: Final = frozenset({CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, MESSAGES_ENDPOINT, "n", "tools"})
-"""What is served beyond plain chat, in the words of `protocol.requests`."""
+SERVED: Final = ALL_FEATURES - {"tool_choice"}
+"""What is served, in the words of `protocol.requests`. Calls are welcome, but cannot be forced."""
 
 
 class Generation(Protocol):

@@ -1,0 +1,313 @@
+"""The vendors' own client libraries against both ways to a provider."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from support.sdk import Route, ScriptedEngine, Way, route, said, user
+
+WAYS: tuple[Way, ...] = ("local", "network")
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
+
+Open = Callable[..., AbstractAsyncContextManager[Route]]
+
+
+@pytest.fixture(params=WAYS)
+def opened(request: pytest.FixtureRequest, home_root: Path, tiny_model: Path) -> Open:
+    """Opens each way to the tiny model; with an engine given, to what that one says."""
+    return partial(route, request.param, home_root, tiny_model)
+
+
+@pytest.fixture
+def local(home_root: Path, tiny_model: Path) -> Open:
+    """Opens the local endpoint."""
+    return partial(route, "local", home_root, tiny_model)
+
+
+async def _read(stream: AsyncIterator[Any]) -> list[Any]:
+    return [chunk async for chunk in stream]
+
+
+# ---------------------------------------------------------------- chat
+
+
+async def test_chat_whole_and_streamed_say_the_same(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("What is light?"),
+            max_tokens=24,
+            temperature=0,
+        )
+        whole = await ask()
+        chunks = await _read(await ask(stream=True, stream_options={"include_usage": True}))
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.choices[0].message.role == "assistant"
+    assert whole.choices[0].message.content
+    assert said(chunks) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert (whole.usage.completion_tokens, whole.model) == (24, one.model)
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + 24
+
+
+async def test_models_are_listed(opened: Open) -> None:
+    async with opened() as one:
+        assert [model.id async for model in one.openai.models.list()] == [one.model]
+
+
+async def test_a_stop_string_ends_the_answer_before_it(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Say something"),
+            max_tokens=24,
+            temperature=0,
+        )
+        text = (await ask()).choices[0].message.content
+        stop = text[10:14]
+        stopped = (await ask(stop=[stop, "never said"])).choices[0]
+        streamed = await _read(await ask(stop=stop, stream=True))
+    assert stopped.finish_reason == "stop"
+    assert stopped.message.content == text[: text.index(stop)]
+    assert said(streamed) == stopped.message.content
+
+
+async def test_n_answers_are_different_and_a_seed_brings_them_back(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Say something"),
+            max_tokens=16,
+            temperature=1,
+            seed=11,
+        )
+        first, again = await ask(n=3), await ask(n=3)
+        alone = await ask()
+        chunks = await _read(await ask(n=3, stream=True))
+    texts = [choice.message.content for choice in first.choices]
+    assert len(set(texts)) == 3
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert texts == [choice.message.content for choice in again.choices]
+    assert texts == [said(chunks, index) for index in range(3)]
+    assert texts[0] == alone.choices[0].message.content
+    assert first.usage.completion_tokens == 48
+    assert first.usage.prompt_tokens == alone.usage.prompt_tokens
+
+
+async def test_many_conversations_at_once_all_get_their_own_answer(opened: Open) -> None:
+    async with opened() as one:
+
+        async def ask(number: int) -> str | None:
+            answer = await one.openai.chat.completions.create(
+                model=one.model,
+                messages=user(f"Count to {number}"),
+                max_tokens=16,
+                temperature=0,
+            )
+            return answer.choices[0].message.content
+
+        alone = [await ask(number) for number in range(6)]
+        together = await asyncio.gather(*(ask(number) for number in range(6)))
+    assert together == alone
+
+
+async def test_log_probabilities_tell_every_token_and_its_likeliest_rivals(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Say something"),
+            max_tokens=8,
+            temperature=0,
+            logprobs=True,
+            top_logprobs=3,
+        )
+        choice = (await ask()).choices[0]
+        chunks = await _read(await ask(stream=True))
+    tokens = choice.logprobs.content
+    assert len(tokens) == 8
+    assert b"".join(bytes(t.bytes) for t in tokens).decode() == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob == token.top_logprobs[0].logprob <= 0
+    streamed = [t for c in chunks for d in c.choices if d.logprobs for t in d.logprobs.content]
+    assert [t.token for t in streamed] == [t.token for t in tokens]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Rome", "Oslo"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+async def test_an_answer_obeys_the_schema_it_was_asked_for(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Where to?"),
+            max_tokens=100,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True},
+            },
+        )
+        whole = [(await ask(seed=seed)).choices[0] for seed in range(3)]
+        chunks = await _read(await ask(stream=True))
+        with pytest.raises(openai.BadRequestError):
+            await ask(response_format={"type": "json_schema", "json_schema": {}})
+    for text in [*(choice.message.content for choice in whole), said(chunks)]:
+        trip = json.loads(text)
+        assert set(trip) == {"city", "days"}
+        assert trip["city"] in {"Rome", "Oslo"}
+        assert 1 <= trip["days"] <= 9
+    assert {choice.finish_reason for choice in whole} == {"stop"}
+
+
+async def test_penalties_and_biases_change_what_is_said(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Say something"),
+            max_tokens=24,
+            temperature=0,
+        )
+        plain = (await ask()).choices[0].message.content
+        biased = (await ask(logit_bias={"200": 100})).choices[0].message.content
+        penalized = (await ask(presence_penalty=2, frequency_penalty=2)).choices[0].message.content
+    assert len({plain, biased, penalized}) == 3
+
+
+# ---------------------------------------------------------------- tools, thoughts
+
+
+async def test_tools_are_called_and_their_results_read(opened: Open) -> None:
+    engine = ScriptedEngine()
+    engine.scripts = (
+        ("<think>Rome.", "</think>", "One moment.", CALL[:20], CALL[20:]),
+        ("<think>Rome.</think>One moment.", CALL),
+        ("Sunny.",),
+    )
+    async with opened(engine) as one:
+        ask: Any = partial(one.openai.chat.completions.create, model=one.model, tools=[TOOL])
+        question = user("Weather in Rome?")
+        chunks = await _read(await ask(messages=question, stream=True))
+        answer = (await ask(messages=question)).choices[0]
+        (call,) = answer.message.tool_calls
+        result = {"role": "tool", "tool_call_id": call.id, "content": "22 degrees, clear"}
+        last = await ask(messages=[*question, answer.message.model_dump(), result])
+    assert answer.finish_reason == "tool_calls"
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Rome"},
+    )
+    assert answer.message.content == "One moment."
+    assert answer.message.reasoning == "Rome."
+    fragments = [t for c in chunks for d in c.choices for t in d.delta.tool_calls or []]
+    assert fragments[0].function.name == "weather"
+    text = "".join(fragment.function.arguments or "" for fragment in fragments)
+    assert json.loads(text) == {"city": "Rome"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert said(chunks) == "One moment."
+    assert last.choices[0].message.content == "Sunny."
+    roles = [message["role"] for message in engine.requests[-1].messages or ()]
+    assert roles == ["user", "assistant", "tool"]
+
+
+# ---------------------------------------------------------------- errors, leaving
+
+
+async def test_errors_arrive_as_the_clients_own_exceptions(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(one.openai.chat.completions.create, messages=user("hi"))
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            await ask(model=one.model, temperature=9)
+        with pytest.raises(openai.NotFoundError):
+            await ask(model="no-such-model")
+        with pytest.raises(openai.AuthenticationError):
+            await one.openai.with_options(api_key="wrong").models.list()
+        with pytest.raises(openai.BadRequestError, match="n "):
+            await ask(model=one.model, n=1000)
+
+
+async def test_a_client_that_stops_reading_stops_the_engine(opened: Open) -> None:
+    async with opened() as one:
+        stream = await one.openai.chat.completions.create(
+            model=one.model, messages=user("Talk"), max_tokens=900, temperature=0, stream=True
+        )
+        async for chunk in stream:
+            if chunk.choices:
+                break
+        await stream.close()
+        await one.idle()
+        jobs = one.supervisor.status().jobs
+    assert (jobs.cancelled, jobs.served) == (1, 0)
+
+
+# ---------------------------------------------------------------- other dialects, locally
+
+
+async def test_completions_continue_texts(local: Open) -> None:
+    async with local() as one:
+        ask: Any = partial(
+            one.openai.completions.create, model=one.model, max_tokens=8, temperature=0
+        )
+        both = await ask(prompt=["the water", "a stone"], n=1)
+        alone = await ask(prompt="a stone")
+        chunks = await _read(await ask(prompt="a stone", stream=True))
+    assert [choice.index for choice in both.choices] == [0, 1]
+    assert both.choices[1].text == alone.choices[0].text
+    assert "".join(chunk.choices[0].text for chunk in chunks) == alone.choices[0].text
+    assert both.usage.completion_tokens == 16
+
+
+async def test_anthropics_client_talks_streams_and_calls_tools(local: Open) -> None:
+    engine = ScriptedEngine("One moment.", CALL)
+    async with (
+        local(engine) as one,
+        anthropic.AsyncAnthropic(base_url=one.url, api_key=one.key, max_retries=0) as client,
+    ):
+        ask: dict[str, Any] = {
+            "model": one.model,
+            "max_tokens": 50,
+            "system": "Be brief.",
+            "messages": user("Weather in Rome?"),
+            "tools": [{"name": "weather", "input_schema": PARAMETERS}],
+        }
+        message = await client.messages.create(**ask)
+        async with client.messages.stream(**ask) as stream:
+            text = "".join([part async for part in stream.text_stream])
+            streamed = await stream.get_final_message()
+        with pytest.raises(anthropic.BadRequestError, match="temperature"):
+            await client.messages.create(**ask, extra_body={"temperature": 9})
+        with pytest.raises(anthropic.NotFoundError):
+            await client.messages.create(**ask | {"model": "other"})
+    assert message.stop_reason == streamed.stop_reason == "tool_use"
+    assert [block.type for block in message.content] == ["text", "tool_use"]
+    for told in (message, streamed):
+        block = told.content[1]
+        assert isinstance(block, anthropic.types.ToolUseBlock)
+        assert (block.name, block.input) == ("weather", {"city": "Rome"})
+    assert text == "One moment."
+    assert message.usage.output_tokens == streamed.usage.output_tokens == 2
