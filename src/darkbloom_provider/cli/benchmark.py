@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import click
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from darkbloom_provider import __version__
 from darkbloom_provider.cli.context import Invocation, json_option, pass_invocation
 from darkbloom_provider.config import Config
+from darkbloom_provider.daemon.provider import engine_settings
 from darkbloom_provider.engine import benchmark, card
 from darkbloom_provider.engine.benchmark import Measurement, Plan
 from darkbloom_provider.engine.card import BatchRates, Card, Limit, Machine, Memory
@@ -58,7 +60,7 @@ def command(
     model = chosen(invocation.environ, settings, home, model_id)
     if not force:
         refuse_beside_a_daemon(home)
-    made = _measured(invocation, model, quick=quick)
+    made = _measured(invocation, settings, model, quick=quick)
     before = _remember(invocation, made)
     if as_json:
         click.echo(json.dumps(document(made, before), allow_nan=False))
@@ -188,12 +190,17 @@ def _seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _measured(invocation: Invocation, model: InstalledModel, *, quick: bool) -> Card:
+def _measured(
+    invocation: Invocation, config: Config, model: InstalledModel, *, quick: bool
+) -> Card:
     plan = benchmark.QUICK if quick else Plan()
+    # The owner's bounds hold here too, but for how many requests run at once.
+    bounds = engine_settings(config, hardware.memory_bytes())
+    settings = replace(bounds, max_running=max(plan.batches))
     with _progress(invocation.err) as progress:
         try:
             progress(0, "loading the model")
-            measured, seen = asyncio.run(_run(model, plan, invocation.home, progress))
+            measured, seen = asyncio.run(_run(model, plan, settings, invocation.home, progress))
             progress(1, "memory bandwidth")
             return _card(model, measured, seen, quick=quick)
         except KeyboardInterrupt:
@@ -214,9 +221,12 @@ def _progress(terminal: Console) -> Iterator[Progressing]:
 
 
 async def _run(
-    model: InstalledModel, plan: Plan, home: Home, progress: Progressing
+    model: InstalledModel,
+    plan: Plan,
+    settings: EngineSettings,
+    home: Home,
+    progress: Progressing,
 ) -> tuple[Measurement, EngineSnapshot]:
-    settings = EngineSettings(max_running=max(plan.batches))
     async with Engine(settings, scratch=home.scratch) as engine:
         loaded = await engine.load(model.id, model.path)
         fitting = plan.within(loaded.context_length)
