@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts, capacity
+from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot, SlotSnapshot
+from darkbloom_provider.engine.speeds import Speed
 from darkbloom_provider.host.posture import Posture, development, linux_posture
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol import codec, signed
@@ -194,3 +197,13 @@ async def test_the_load_of_the_machine_is_measured_off_the_loop_and_then_told() 
     with pytest.raises(EOFError):
         await told.keep_fresh(lambda: measured, 5, stop)
     assert told.heartbeat().system_metrics == measured
+
+
+def test_measured_speeds_are_registered_and_none_is_made_up(tmp_path: Path) -> None:
+    speeds = MeasuredSpeeds(tmp_path, "this machine")
+    source = ProviderFacts(MACHINE, FakeActivity(), version="1", public_key="key", speeds=speeds)
+    before = codec.encode(source.registration()[0])
+    assert "tps" not in before
+    speeds.note(EngineSnapshot(slots=(SlotSnapshot("m", "running", speed=Speed(None, 41.234)),)))
+    register = source.registration()[0]
+    assert (register.prefill_tps, register.decode_tps) == (None, 41.23)

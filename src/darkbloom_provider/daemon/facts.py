@@ -8,7 +8,7 @@ settings allow on loopback only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
+from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.logs import Secret
@@ -90,6 +91,7 @@ class ProviderFacts:
         version: str,
         public_key: str,
         signing_key: ec.EllipticCurvePrivateKey | None = None,
+        speeds: MeasuredSpeeds | None = None,
     ) -> None:
         self._machine = machine
         self._activity = activity
@@ -98,6 +100,7 @@ class ProviderFacts:
         # A software key: challenges get a true signature, but without an attestation the
         # coordinator has no key to check it with. It lasts as long as the process.
         self._signing_key = signing_key or ec.generate_private_key(ec.SECP256R1())
+        self._speeds = speeds
         self._metrics = SystemMetrics()
 
     def registration(self) -> tuple[Register, str | None]:
@@ -115,7 +118,15 @@ class ProviderFacts:
             privacy_capabilities=self._activity.capabilities(),
             machine_id=self._machine.machine_id,
         )
-        return register, None
+        return register.model_copy(update=self._measured_speed(register.models)), None
+
+    def _measured_speed(self, models: Iterable[ModelInfo]) -> dict[str, float]:
+        """What was measured, and nothing in the place of what was not."""
+        if self._speeds is None:
+            return {}
+        speed = self._speeds.registered(tuple(model.id for model in models))
+        figures = {"prefill_tps": speed.prefill_tps, "decode_tps": speed.decode_tps}
+        return {name: round(figure, 2) for name, figure in figures.items() if figure is not None}
 
     def heartbeat(self) -> Heartbeat:
         """What the machine does now."""

@@ -35,6 +35,7 @@ from darkbloom_provider.daemon.local_api import LocalApi
 from darkbloom_provider.daemon.local_server import LocalServer, address, listening
 from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
 from darkbloom_provider.daemon.slots import ModelSlots
+from darkbloom_provider.daemon.speeds import MeasuredSpeeds, hardware_name
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
@@ -264,19 +265,28 @@ class Supervisor:
             linked=lambda: self._credentials is not None,
             now=self._around.now,
         )
+        speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
-            machine, self, version=__version__, public_key=self._key_pair.public_text
+            machine,
+            self,
+            version=__version__,
+            public_key=self._key_pair.public_text,
+            speeds=speeds,
         )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
         jobs = JobRunner(answers, written, terms, tally, tasks)
         link = self._link = self._rooms.link(facts, jobs, self._link_changed)
         every_s = self._assignment.config.coordinator.heartbeat_interval_secs
-        measuring = tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics")
+        measuring = [
+            tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics"),
+            tasks.create_task(speeds.keep(engine.snapshot), name="speeds"),
+        ]
         try:
             await self._serve(engine, jobs, link, tasks)
         finally:
-            measuring.cancel()
+            for task in measuring:
+                task.cancel()
 
     async def _serve(
         self, engine: Engine, jobs: Work, front: Front, tasks: asyncio.TaskGroup
