@@ -147,3 +147,12 @@ def test_a_model_larger_than_the_ceiling_is_refused_for_good() -> None:
     with pytest.raises(NoRoomError) as refusal:
         ledger(500).load("m", model(), make_room=True)
     assert not refusal.value.ever
+
+
+def test_a_model_that_somebody_waits_for_is_not_given_up_for_another() -> None:
+    books = Ledger(PromptCache(0), lambda: 0, lambda name: name == "first")
+    books.limits = limits(room_for(1, 512, model()) + 500)
+    books.load("first", model(), make_room=False)
+    books.loaded("first", 1000)
+    with pytest.raises(NoRoomError):
+        books.load("second", model(), make_room=True)

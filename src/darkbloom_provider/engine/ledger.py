@@ -20,12 +20,19 @@ class Ledger:
     Args:
         prompts: The prompt cache, which gives way to everything else.
         active: Bytes that MLX itself counts as held.
+        busy: Whether anybody runs on a model or waits for it.
     """
 
-    def __init__(self, prompts: PromptCache, active: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        prompts: PromptCache,
+        active: Callable[[], int],
+        busy: Callable[[str], bool] = lambda _model: False,
+    ) -> None:
         self.limits = Limits()
         self._prompts = prompts
         self._active = active
+        self._busy = busy
         self._footprints: dict[str, Footprint] = {}
         """In the order of their last use, the longest ago first."""
         self._rows: dict[str, dict[int, int]] = {}
@@ -79,7 +86,7 @@ class Ledger:
     def unwanted(self) -> list[str]:
         """Idle models that have to go so that a request that waits can begin. Told once."""
         names, self._unwanted = self._unwanted, []
-        return [name for name in names if not self._rows.get(name)]
+        return [name for name in names if not self._rows.get(name) and not self._busy(name)]
 
     def of(self, model: str) -> ModelMemory:
         """One model's view."""
@@ -168,7 +175,7 @@ class Ledger:
         return tuple(
             name
             for name in self._footprints
-            if name != but and name in self._ready and not self._rows[name]
+            if name != but and name in self._ready and not self._rows[name] and not self._busy(name)
         )
 
     def _unexplained(self) -> int:

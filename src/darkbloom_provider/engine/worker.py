@@ -112,7 +112,7 @@ class Worker:
         self._owner: dict[int, str] = {}
         self._loading: deque[_Loading] = deque()
         self._prompts = PromptCache(int(settings.prompt_cache_gb * GB))
-        self._ledger = Ledger(self._prompts, _active_bytes)
+        self._ledger = Ledger(self._prompts, _active_bytes, self._busy)
         self._library_limits: tuple[int, int] | None = None
         """What MLX's own limits were before ours."""
         self._samplers: Samplers | None = None
@@ -311,10 +311,12 @@ class Worker:
         """Unload models that nobody uses, for the sake of work that waits."""
         updates: list[Update] = []
         for model_id in idle:
-            batch = self._batches.get(model_id)
-            if batch is not None and not batch.busy:
-                updates += self._unload(model_id)
+            updates += self._unload(model_id)
         return updates
+
+    def _busy(self, model_id: str) -> bool:
+        batch = self._batches.get(model_id)
+        return batch is not None and batch.busy
 
     # ------------------------------------------------------------ steps
 
