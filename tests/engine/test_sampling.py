@@ -76,3 +76,21 @@ def test_equal_requests_share_one_sampler_while_any_of_them_runs() -> None:
     del one
     samplers.get(params)
     assert len(starts) == 3
+
+
+def test_top_p_keeps_the_likeliest_of_a_large_vocabulary() -> None:
+    size = 5000
+    likely = mx.full((1, size), -30.0)
+    likely[0, 4321], likely[0, 17], likely[0, 99] = 1.0, 0.9, -3.0
+    logprobs = likely - mx.logsumexp(likely, axis=-1, keepdims=True)
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=0.9), seed=1)
+    assert set(sampler(mx.concatenate([logprobs] * 300)).tolist()) == {4321, 17}
+
+
+def test_top_p_keeps_no_more_of_a_guess_than_its_bound() -> None:
+    flat = mx.arange(5000)[None] * 1e-6
+    flat = flat - mx.logsumexp(flat, axis=-1, keepdims=True)
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=0.99), seed=1)
+    drawn = set(sampler(mx.concatenate([flat] * 300)).tolist())
+    assert min(drawn) >= 5000 - 1024
+    assert len(drawn) > 200

@@ -21,6 +21,9 @@ Array = Any
 
 _STRIDE = 0x9E3779B97F4A7C15
 """Odd, close to 2^64 divided by the golden ratio: keys of neighbouring steps lie far apart."""
+_NUCLEUS = 1024
+"""Most tokens that `top_p` keeps. Where so many do not reach its probability the model is guessing;
+and to sort a whole vocabulary for one request costs its batch several times as much."""
 
 
 class Sampler:
@@ -75,12 +78,15 @@ class Samplers:
 
 
 def _keep_top_p(logprobs: Array, top_p: float) -> Array:
-    """Keep the likeliest tokens that together reach the probability `top_p`."""
-    ranked = mx.sort(logprobs, axis=-1)
+    """Keep the likeliest tokens that together reach the probability `top_p`, `_NUCLEUS` at most."""
+    size = logprobs.shape[-1]
+    ranked = logprobs
+    if size > _NUCLEUS:
+        ranked = mx.partition(ranked, size - _NUCLEUS, axis=-1)[..., size - _NUCLEUS :]
+    ranked = mx.sort(ranked, axis=-1)
     probabilities = mx.exp(ranked.astype(mx.float32))
     above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
-    total = above[..., :1] + probabilities[..., :1]
-    dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    dropped = (above >= top_p).sum(axis=-1, keepdims=True)
     return _at_least(logprobs, mx.take_along_axis(ranked, dropped, axis=-1))
 
 
