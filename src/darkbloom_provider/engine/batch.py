@@ -10,38 +10,31 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Protocol
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import make_prompt_cache
 
-from darkbloom_provider.engine import prompt
 from darkbloom_provider.engine.breaker import Breaker
+from darkbloom_provider.engine.entry import Entry, Intake, failure
 from darkbloom_provider.engine.errors import (
     EngineError,
-    GenerationFailedError,
-    InvalidGenerationError,
     OutOfServiceError,
 )
 from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.loading import Weights
-from darkbloom_provider.engine.output import Output
 from darkbloom_provider.engine.pace import PrefillPace
-from darkbloom_provider.engine.penalties import Array, LogitsProcessor, processors
-from darkbloom_provider.engine.prompt_cache import Layer, PromptCache, Space
+from darkbloom_provider.engine.penalties import Array
+from darkbloom_provider.engine.prompt_cache import Layer, PromptCache
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     FinishReason,
     GenerationRequest,
     SlotSnapshot,
-    Usage,
 )
 from darkbloom_provider.engine.sampling import Samplers
 from darkbloom_provider.engine.sharing import (
-    Candidate,
     Contents,
     Sharing,
     Start,
@@ -49,8 +42,6 @@ from darkbloom_provider.engine.sharing import (
 )
 from darkbloom_provider.engine.speeds import Speedometer
 from darkbloom_provider.engine.structure import Guide, guide_failure
-from darkbloom_provider.engine.text import Detokenizer, StopMatcher
-from darkbloom_provider.engine.token_bytes import token_data
 from darkbloom_provider.engine.updates import (
     Failed,
     Finished,
@@ -85,34 +76,6 @@ class _TokenResponse(Protocol):
     finish_reason: FinishReason | None
     prompt_cache: list[Layer] | None
     all_tokens: list[int] | None
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A request in the waiting line or in the batch."""
-
-    key: int
-    request: GenerationRequest
-    prompt: list[int]
-    limit: int
-    output: Output
-    guide: Guide | None = None
-    decoding: bool = False
-    prompt_computed: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(len(self.prompt), self.completion_tokens)
-
-    @property
-    def tokens(self) -> int:
-        """What it comes to at most."""
-        return len(self.prompt) + self.limit
-
-    @property
-    def candidate(self) -> Candidate:
-        return Candidate(self.key, Space(self.request.model, self.request.tenant), self.prompt)
 
 
 class Batch:
@@ -151,15 +114,14 @@ class Batch:
             idle_tokens=settings.prefill_step_idle,
         )
         self._speedometer = Speedometer()
-        self._decode = _decoder(weights.tokenizer)
-        self._token_data = token_data(weights.tokenizer)
-        self._waiting: deque[_Entry] = deque()
-        self._running: dict[int, _Entry] = {}
+        self._waiting: deque[Entry] = deque()
+        self._running: dict[int, Entry] = {}
         self._sharing = Sharing(
             PromptCache(0) if cache is None else cache,
             trimmable=always_trimmable(make_prompt_cache(weights.model)),
         )
         self._memory = Ledger(PromptCache(0), lambda: 0).of("") if memory is None else memory
+        self._intake = Intake(weights, memory=self._memory, unasked_tokens=settings.unasked_tokens)
         self._generator = self._new_generator()
         self._breaker = Breaker()
         self.tokens_generated = 0
@@ -198,26 +160,11 @@ class Batch:
         if self._breaker.problem is not None:
             return [Failed(key, OutOfServiceError(request.model, self._breaker.problem))]
         try:
-            self._check_biases(request)
-            tokens = prompt.encode(self._weights.tokenizer, request)
-            entry = _Entry(
-                key=key,
-                request=request,
-                prompt=tokens,
-                limit=self._limit(len(tokens), request.max_tokens),
-                output=Output(
-                    Detokenizer(self._decode, tokens),
-                    StopMatcher(request.stop),
-                    request.logprobs,
-                    self._token_data,
-                ),
-                guide=guide,
-            )
-            self._memory.check(entry.tokens)
+            entry = self._intake.read(key, request, guide)
         except EngineError as error:
             return [Failed(key, error)]
         self._waiting.append(entry)
-        return [Started(key, len(tokens), self._decode(tokens[-_PROMPT_END:]))]
+        return [Started(key, len(entry.prompt), self._intake.text(entry.prompt[-_PROMPT_END:]))]
 
     def cancel(self, key: int) -> list[RequestUpdate]:
         """Let go of a request in whatever phase it is; nothing if it has left already."""
@@ -297,18 +244,18 @@ class Batch:
                     caches=[start.layers],
                     all_tokens=[start.done],
                     samplers=[self._samplers.get(entry.request.sampling)],
-                    logits_processors=[self._processors(entry)],
+                    logits_processors=[entry.processors(self._weights.vocabulary_size)],
                     stop_sequences=[StopSequences()] if entry.request.ignore_eos else None,
                 )
             except Exception as error:  # noqa: BLE001 - nothing was inserted; others are unharmed
                 self._sharing.left(entry.key)
                 self._memory.leave(entry.key)
-                updates.append(Failed(entry.key, _failure(error)))
+                updates.append(Failed(entry.key, failure(error)))
             else:
                 self._running[uid] = entry
         return updates
 
-    def _startable(self) -> Iterator[tuple[_Entry, Start | EngineError]]:
+    def _startable(self) -> Iterator[tuple[Entry, Start | EngineError]]:
         """Take requests out of the line, but for those whose beginning is being computed."""
         for entry in tuple(self._waiting):
             if len(self._running) >= self._settings.max_running:
@@ -337,11 +284,6 @@ class Batch:
         layers, tokens = found
         _compute(layers)
         return layers, tuple(tokens)
-
-    def _processors(self, entry: _Entry) -> list[LogitsProcessor]:
-        found: list[LogitsProcessor] = [*processors(entry.request, self._weights.vocabulary_size)]
-        # Last, so that nothing gives a token back that it has ruled out.
-        return found if entry.guide is None else [*found, entry.guide]
 
     def _prompt_tokens(self, responses: Sequence[_PromptResponse]) -> int:
         """Tokens of prompts that a step computed, padding included: rows are equally long."""
@@ -374,7 +316,7 @@ class Batch:
             )
         except Exception as error:  # noqa: BLE001 - a tokenizer's fault in one text ends that text
             self._leave(response.uid, finished=reason is not None)
-            return [Failed(entry.key, _failure(error))]
+            return [Failed(entry.key, failure(error))]
         left = reason is not None
         stops = entry.output.stops
         if stops.matched:
@@ -392,7 +334,7 @@ class Batch:
             updates.append(Finished(entry.key, reason, entry.usage, stops.found))
         return updates
 
-    def _remember(self, entry: _Entry, response: _TokenResponse) -> None:
+    def _remember(self, entry: Entry, response: _TokenResponse) -> None:
         """Keep what the model has read and written, for the next turn of the conversation."""
         layers, tokens = response.prompt_cache, response.all_tokens
         if (
@@ -440,8 +382,8 @@ class Batch:
             lost += waiting
         else:
             self._waiting = waiting
-        failure = _failure(error)
-        return [Failed(entry.key, failure) for entry in lost]
+        problem = failure(error)
+        return [Failed(entry.key, problem) for entry in lost]
 
     def _probe(self) -> None:
         """Compute two tokens for nobody, and serve again if that works."""
@@ -458,28 +400,6 @@ class Batch:
             self._breaker.failed(self._clock(), "its steps bring nothing out")
         except Exception as error:  # noqa: BLE001 - that is the answer to the probe
             self._breaker.failed(self._clock(), f"its steps fail ({type(error).__name__})")
-
-    def _check_biases(self, request: GenerationRequest) -> None:
-        size = self._weights.vocabulary_size
-        if any(token >= size for token, _ in request.logit_bias):
-            raise InvalidGenerationError(
-                HTTPStatus.BAD_REQUEST, f"logit_bias names a token beyond this model's {size}"
-            )
-
-    def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:
-        context = self._weights.context_length
-        room = context - prompt_tokens
-        if room < 1:
-            raise InvalidGenerationError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the prompt has {prompt_tokens} tokens, and this model reads {context} "
-                "with the completion",
-                next_step="shorten the prompt",
-            )
-        if max_tokens is not None:
-            return min(max_tokens, room)
-        room = min(room, self._settings.unasked_tokens)
-        return max(1, self._memory.most_tokens(prompt_tokens + room) - prompt_tokens)
 
     def _new_generator(self) -> BatchGenerator:
         settings = self._settings
@@ -499,23 +419,3 @@ class Batch:
 def _compute(layers: Sequence[Layer]) -> None:
     """Begin to copy what was taken out of a batch, or it would hold on to the whole of it."""
     mx.async_eval([layer.state for layer in layers])  # type: ignore[no-untyped-call] # mlx's stubs
-
-
-def _failure(error: Exception) -> GenerationFailedError:
-    # The kind only: an exception's text may quote what it choked on.
-    return GenerationFailedError(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "the engine failed while generating",
-        why=type(error).__name__,
-        next_step="send the request again",
-    )
-
-
-def _decoder(tokenizer: prompt.Tokenizer) -> Callable[[Sequence[int]], str]:
-    """The plainest decoder there is: special tokens written out, spaces as they are."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return lambda tokens: str(backend.decode(tokens, skip_special_tokens=False))
-    return lambda tokens: str(
-        tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
