@@ -20,7 +20,7 @@ QWEN = LoadedModel(
     MODEL, 1024, 10, 0.0, "<tool_call> <think> </think>", frozenset({"<think>", "</think>"})
 )
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
         "function": {
@@ -237,6 +237,47 @@ async def test_a_message_of_anthropics_is_streamed_in_its_own_shape() -> None:
     assert engine.requests[0].chat_template_kwargs == {"enable_thinking": False}
 
 
+async def test_a_call_that_was_forced_is_read_from_what_the_schema_let_through() -> None:
+    engine = thinker('{"city": ', '"Rome"}')
+    async with desk(engine) as d:
+        named = {"type": "function", "function": {"name": "weather"}}
+        reply = d.send(chat(tools=TOOLS, tool_choice=named))
+        await reply.over.wait()
+    (choice,) = reply.events[0]["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
+    structure = engine.requests[0].structure
+    assert structure is not None
+    assert structure.source == "tools"
+    assert json.loads(structure.schema) == TOOLS[0]["function"]["parameters"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_call_at_a_time_ends_the_answer_at_the_first(stream: bool) -> None:
+    engine = thinker("Well.", CALL, CALL, "never read")
+    async with desk(engine) as d:
+        body = chat(tools=TOOLS, parallel_tool_calls=False, stream=stream)
+        reply = d.send(body)
+        await reply.over.wait()
+    message = "delta" if stream else "message"
+    said = [choice[message] for event in reply.events for choice in event["choices"]]
+    assert len([call for part in said for call in part.get("tool_calls", ())]) == 1
+    assert "".join(part.get("content", "") for part in said) == "Well."
+    assert engine.generations[0].cancelled
+    ((usage, _),) = reply.completions
+    assert usage.completion_tokens == 2
+
+
+async def test_the_users_of_one_consumer_are_kept_apart() -> None:
+    async with desk() as d:
+        for number, who in enumerate([{"user": "a"}, {"safety_identifier": "b"}, {}]):
+            reply = d.send(chat(**who), f"job-{number}")
+            await reply.over.wait()
+    assert [request.tenant for request in d.engine.requests] == ["a", "b", None]
+    assert "tenant" not in repr(d.engine.requests)
+
+
 # ---------------------------------------------------------------- parameters
 
 
@@ -274,7 +315,7 @@ async def test_what_changes_how_tokens_are_chosen_reaches_the_engine() -> None:
 
 
 async def test_a_parameter_that_is_not_served_is_refused_by_its_name() -> None:
-    async with desk() as d:
+    async with desk(served=ALL_FEATURES - {"tool_choice"}) as d:
         reply = d.send(chat(tools=TOOLS, tool_choice="required"))
         await reply.over.wait()
     assert reply.errors == [("tool_choice is not served by this provider", 400)]

@@ -14,6 +14,7 @@ import httpx
 from support.processes import darkbloom, running, until
 from support.provider_home import MODEL, provider_home
 
+CHAT = "/v1/chat/completions"
 CANARY = "vermilion-canary-0815"
 
 
@@ -26,7 +27,7 @@ async def test_a_local_endpoint_from_its_start_to_a_signal(
         (url,) = re.findall(r"Endpoint: +(http://127\.0\.0\.1:\d+)/v1", program.output)
         assert stat.S_IMODE(home.local_key.stat().st_mode) == 0o600
         key = home.local_key.read_text().strip()
-        body = {
+        body: dict[str, object] = {
             "model": MODEL,
             "messages": [{"role": "user", "content": CANARY}],
             "max_tokens": 600,
@@ -34,18 +35,17 @@ async def test_a_local_endpoint_from_its_start_to_a_signal(
             "stream": True,
         }
         headers = {"Authorization": f"Bearer {key}"}
-        async with (
-            httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http,
-            http.stream("POST", "/v1/chat/completions", json=body) as response,
-        ):
-            lines = response.aiter_lines()
-            assert (await anext(lines)).startswith("data: {")
-            shown = darkbloom("status", home=home.root).stdout
-            assert f"{url}/v1" in shown
-            assert "In flight:      1 request" in shown
-            assert "Coordinator" not in shown
-            program.signal(signal.SIGTERM)
-            rest = [line async for line in lines if line]
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+            await _ask_for_json(http, body)
+            async with http.stream("POST", CHAT, json=body) as response:
+                lines = response.aiter_lines()
+                assert (await anext(lines)).startswith("data: {")
+                shown = darkbloom("status", home=home.root).stdout
+                assert f"{url}/v1" in shown
+                assert "In flight:      1 request" in shown
+                assert "Coordinator" not in shown
+                program.signal(signal.SIGTERM)
+                rest = [line async for line in lines if line]
         assert rest[-1] == "data: [DONE]", "the stream was not cut"
         assert (
             json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
@@ -56,6 +56,14 @@ async def test_a_local_endpoint_from_its_start_to_a_signal(
     assert not home.control_socket.exists()
     for path in home.root.rglob("*"):
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+async def _ask_for_json(http: httpx.AsyncClient, body: dict[str, object]) -> None:
+    """The process is sealed: everything that a schema needs must have been loaded before."""
+    shaped = body | {"stream": False, "response_format": {"type": "json_object"}}
+    answer = await http.post(CHAT, json=shaped)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"].startswith("{")
 
 
 def test_a_taken_port_is_named_with_what_to_type(home_root: Path, tiny_model: Path) -> None:

@@ -235,6 +235,31 @@ async def test_tools_are_called_and_their_results_read(opened: Open) -> None:
     assert roles == ["user", "assistant", "tool"]
 
 
+async def test_a_model_can_be_made_to_call_a_tool(opened: Open) -> None:
+    async with opened() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Where to?"),
+            max_tokens=100,
+            tools=[
+                {"type": "function", "function": {"name": "book", "parameters": SCHEMA}},
+                {"type": "function", "function": {"name": "sell", "parameters": SCHEMA}},
+            ],
+        )
+        named = await ask(tool_choice={"type": "function", "function": {"name": "sell"}})
+        any_of_them = await ask(tool_choice="required")
+        chunks = await _read(await ask(tool_choice="required", stream=True))
+    (call,) = named.choices[0].message.tool_calls
+    assert call.function.name == "sell"
+    (other,) = any_of_them.choices[0].message.tool_calls
+    assert other.function.name in {"book", "sell"}
+    (streamed,) = [t for c in chunks for d in c.choices for t in d.delta.tool_calls or []]
+    for told in (call, other, streamed):
+        assert json.loads(told.function.arguments)["city"] in {"Rome", "Oslo"}
+    assert any_of_them.choices[0].finish_reason == "tool_calls"
+
+
 # ---------------------------------------------------------------- errors, leaving
 
 

@@ -159,8 +159,8 @@ def test_only_harmless_variables_reach_the_template(
 
 
 def test_unknown_parameters_are_ignored_and_told_by_plain_names() -> None:
-    request = chat(user="u", made_up=1, **{"my secret prompt!": 1, "x" * 99: 2})
-    assert request.ignored == ("?", "made_up", "user")
+    request = chat(store=False, made_up=1, **{"my secret prompt!": 1, "x" * 99: 2})
+    assert request.ignored == ("?", "made_up", "store")
 
 
 # ---------------------------------------------------------------- completions
@@ -223,7 +223,7 @@ def test_a_messages_request_becomes_a_chat() -> None:
     assert request.tool_choice == ToolChoice("required")
     assert not request.parallel_tool_calls
     assert (request.stop, request.top_k, request.max_tokens) == (("END",), 5, 9)
-    assert request.ignored == ("metadata",)
+    assert (request.ignored, request.tenant) == ((), "u")
 
 
 def test_a_model_thinks_for_anthropics_consumers_only_if_asked_to() -> None:

@@ -11,24 +11,26 @@ import asyncio
 import contextlib
 import datetime as dt
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from darkbloom_provider.daemon.generations import generations_of
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Generation, Inference, Offer, RefusedError
 from darkbloom_provider.engine import requests as engine
 from darkbloom_provider.engine.errors import EngineError
 from darkbloom_provider.engine.parsers.choice import PLAIN, ParserFactory, choose
+from darkbloom_provider.engine.parsers.forced import ForcedCallParser
 from darkbloom_provider.engine.parsers.parser import Parser
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.protocol.answers.answer import Answer, answer_to
 from darkbloom_provider.protocol.answers.gathered import TokenLogprob
 from darkbloom_provider.protocol.messages import Usage
+from darkbloom_provider.protocol.output import Piece, ToolCallEnded
 from darkbloom_provider.protocol.requests.document import InvalidRequestError, parse_object
 from darkbloom_provider.protocol.requests.read import request_of
-from darkbloom_provider.protocol.requests.request import ResponseFormat, TextRequest
+from darkbloom_provider.protocol.requests.request import TextRequest
 
 _News = tuple["_Choice", "engine.Delta | Exception | None"]
 """More of a choice, the reason why it failed, or None at its end."""
@@ -116,8 +118,11 @@ class Answers:
         factory = self._factory(request)
 
         def parser_for(choice: _Choice) -> Parser:
+            call_id = _call_ids(request, request_id, choice.index)
+            if request.tool_choice.mode == "required":
+                return ForcedCallParser(request.tools, request.tool_choice.name, call_id)
             return factory.parser(
-                call_id=_call_ids(request, request_id, choice.index),
+                call_id=call_id,
                 tools=request.tools,
                 thinking_open=factory.thinking_open(choice.generation.prompt_end),
             )
@@ -145,6 +150,8 @@ class _Choice:
     completion_tokens: int = 0
     """Up to the text that was taken."""
     parser: Parser | None = field(default=None, repr=False)
+    cut: bool = False
+    """Ended by us: it has said all that was asked for."""
 
 
 class Answering:
@@ -255,6 +262,8 @@ class Answering:
             return self._finish(choice, choice.parser)
         choice.completion_tokens = news.completion_tokens
         pieces = choice.parser.feed(news.text)
+        if not self._request.parallel_tool_calls:
+            pieces = self._up_to_one_call(choice, pieces)
         return self._begin() + self._answer.pieces(pieces, choice.index, _logprobs(news.logprobs))
 
     def _begin(self) -> list[str]:
@@ -265,60 +274,30 @@ class Answering:
 
     def _finish(self, choice: _Choice, parser: Parser) -> list[str]:
         generation = choice.generation
-        reason = generation.finish_reason
+        reason = "stop" if choice.cut else generation.finish_reason
         if reason is None:
             raise RefusedError("the answer was cut short", HTTPStatus.INTERNAL_SERVER_ERROR)
         choice.completion_tokens = generation.usage.completion_tokens
-        events = self._begin() + self._answer.pieces(parser.finish(), choice.index)
+        pieces = [] if choice.cut else parser.finish()
+        if not self._request.parallel_tool_calls:
+            pieces = self._up_to_one_call(choice, pieces)
+        events = self._begin() + self._answer.pieces(pieces, choice.index)
         events += self._answer.finish(reason, choice.index, generation.stop_sequence)
         self._open -= 1
         if not self._open:
             events += self._answer.end(self.usage)
         return events
 
-
-def generations_of(request_id: str, request: TextRequest) -> Iterable[engine.GenerationRequest]:
-    """What the engine is asked for: the answers to the first prompt, to the second, and so on."""
-    for prompt in request.prompts or (None,):
-        for number in range(request.n):
-            yield engine.GenerationRequest(
-                request_id=request_id,
-                model=request.model,
-                messages=request.messages if prompt is None else None,
-                prompt=prompt,
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                min_p=request.min_p,
-                seed=_seed(request.seed, number),
-                repetition_penalty=request.repetition_penalty,
-                stop=request.stop,
-                tools=request.tools or None,
-                presence_penalty=request.presence_penalty,
-                frequency_penalty=request.frequency_penalty,
-                logit_bias=request.logit_bias,
-                logprobs=request.logprobs,
-                ignore_eos=request.ignore_eos,
-                structure=_structure(request.response_format),
-                chat_template_kwargs=request.template_options,
-            )
-
-
-def _seed(seed: int | None, number: int) -> int | None:
-    """The seed of the answer with this number: the first one's is the request's own."""
-    if seed is None or number == 0:
-        return seed
-    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest)
-
-
-def _structure(wanted: ResponseFormat | None) -> engine.Structure | None:
-    if wanted is None:
-        return None
-    if wanted.schema is None:
-        return engine.Structure("json_object")
-    return engine.Structure("json_schema", json.dumps(wanted.schema))
+    def _up_to_one_call(self, choice: _Choice, pieces: list[Piece]) -> list[Piece]:
+        """Nothing may follow a call where one at a time was asked for: there it is cut."""
+        if choice.cut:
+            return []
+        for position, piece in enumerate(pieces, start=1):
+            if isinstance(piece, ToolCallEnded):
+                choice.cut = True
+                choice.generation.cancel()
+                return pieces[:position]
+        return pieces
 
 
 def _call_ids(request: TextRequest, request_id: str, choice: int) -> Callable[[int], str]:

@@ -23,8 +23,8 @@ MAX_CHOICES: Final = 32
 """Answers that one request may ask for: all of them must find room in the engine's line."""
 FLUSH_SECONDS: Final = 0.04
 """Least time between two chunks of an answer: the network's coordinator drops what piles up."""
-SERVED: Final = ALL_FEATURES - {"tool_choice"}
-"""What is served, in the words of `protocol.requests`. Calls are welcome, but cannot be forced."""
+SERVED: Final = ALL_FEATURES
+"""What is served, in the words of `protocol.requests`."""
 
 
 class Generation(Protocol):

@@ -50,6 +50,8 @@ class Structure:
     """Any JSON object, or a value that a schema accepts."""
     schema: str = field(default="", repr=False)
     """JSON text of the schema for `json_schema`."""
+    source: str = "response_format"
+    """The parameter that it comes from, for refusals."""
 
 
 @dataclass(frozen=True, slots=True)

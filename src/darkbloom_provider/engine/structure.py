@@ -55,18 +55,20 @@ class Grammars:
 
         schema = structure.schema if structure.kind == "json_schema" else _OBJECT
         if len(schema) > MAX_SCHEMA:
-            raise _refused(f"is longer than {MAX_SCHEMA} characters")
+            raise _refused(structure, f"is longer than {MAX_SCHEMA} characters")
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_OPTIONS)
         except ValueError:
-            raise _refused("is not a JSON object") from None
+            raise _refused(structure, "is not a JSON object") from None
         limits = llguidance.LLParserLimits(verbose_errors=False)
-        matcher = llguidance.LLMatcher(self._vocabulary_of(), grammar, log_level=0, limits=limits)
+        matcher = llguidance.LLMatcher(
+            self._vocabulary_of(structure), grammar, log_level=0, limits=limits
+        )
         if matcher.is_error():
-            raise _refused(_reason(matcher.get_error()))
+            raise _refused(structure, _reason(matcher.get_error()))
         return Guide(matcher, self._vocabulary_size, frozenset(self._tokenizer.eos_token_ids))
 
-    def _vocabulary_of(self) -> Any:  # noqa: ANN401 - llguidance is typed only where it is imported
+    def _vocabulary_of(self, structure: Structure) -> Any:  # noqa: ANN401 - llguidance is typed only where it is imported
         import llguidance.hf  # noqa: PLC0415 - most processes never need it
 
         with self._building:
@@ -81,7 +83,7 @@ class Grammars:
                     # Foreign vocabularies are refused in all kinds of ways; none is the request's.
                     raise InvalidGenerationError(
                         HTTPStatus.BAD_REQUEST,
-                        "response_format is not supported with this model",
+                        f"{structure.source} is not supported with this model",
                         why=type(error).__name__,
                     ) from error
             return self._vocabulary
@@ -152,5 +154,6 @@ def _reason(message: str) -> str:
     return "uses keywords that cannot be enforced: " + found[1].replace('"', "")
 
 
-def _refused(reason: str) -> InvalidGenerationError:
-    return InvalidGenerationError(HTTPStatus.BAD_REQUEST, f"the schema of response_format {reason}")
+def _refused(structure: Structure, reason: str) -> InvalidGenerationError:
+    message = f"the schema of {structure.source} {reason}"
+    return InvalidGenerationError(HTTPStatus.BAD_REQUEST, message)

@@ -96,6 +96,9 @@ class TextRequest:
     """Variables for the chat template, such as `enable_thinking`."""
     ignore_eos: bool = False
     """Go on to `max_tokens`, for measurements."""
+    tenant: str | None = field(default=None, repr=False)
+    """Who asks, among the users of one consumer: what is computed for one is not reused for
+    another."""
     ignored: tuple[str, ...] = ()
     """Names of parameters nobody knows, for counting. `?` stands for those unfit to be told."""
 

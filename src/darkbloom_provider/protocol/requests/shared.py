@@ -80,7 +80,18 @@ def base_request(read: Reader, document: Mapping[str, Any], dialect: Dialect) ->
         logit_bias=read.logit_bias(),
         seed=read.seed(),
         ignore_eos=read.boolean("ignore_eos"),
+        tenant=_tenant(read),
     )
+
+
+def _tenant(read: Reader) -> str | None:
+    metadata = read.get("metadata")
+    told = (
+        read.get("safety_identifier"),
+        read.get("user"),
+        metadata.get("user_id") if isinstance(metadata, dict) else None,
+    )
+    return next((name for name in told if isinstance(name, str) and name), None)
 
 
 def include_usage(read: Reader) -> bool:
