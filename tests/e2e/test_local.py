@@ -30,20 +30,20 @@ async def test_a_local_endpoint_from_its_start_to_a_signal(
         body: dict[str, object] = {
             "model": MODEL,
             "messages": [{"role": "user", "content": CANARY}],
-            "max_tokens": 600,
+            "max_tokens": 900,
             "temperature": 0,
             "stream": True,
         }
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
             await _ask_for_json(http, body)
+            shown = darkbloom("status", home=home.root).stdout
+            assert f"{url}/v1" in shown
+            assert "Served:         1 request," in shown
+            assert "Coordinator" not in shown
             async with http.stream("POST", CHAT, json=body) as response:
                 lines = response.aiter_lines()
                 assert (await anext(lines)).startswith("data: {")
-                shown = darkbloom("status", home=home.root).stdout
-                assert f"{url}/v1" in shown
-                assert "In flight:      1 request" in shown
-                assert "Coordinator" not in shown
                 program.signal(signal.SIGTERM)
                 rest = [line async for line in lines if line]
         assert rest[-1] == "data: [DONE]", "the stream was not cut"
@@ -60,7 +60,7 @@ async def test_a_local_endpoint_from_its_start_to_a_signal(
 
 async def _ask_for_json(http: httpx.AsyncClient, body: dict[str, object]) -> None:
     """The process is sealed: everything that a schema needs must have been loaded before."""
-    shaped = body | {"stream": False, "response_format": {"type": "json_object"}}
+    shaped = body | {"stream": False, "max_tokens": 40, "response_format": {"type": "json_object"}}
     answer = await http.post(CHAT, json=shaped)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"].startswith("{")
