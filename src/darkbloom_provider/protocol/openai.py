@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from darkbloom_provider.protocol.requests.document import (
     MAX_BODY_BYTES,
@@ -51,6 +51,9 @@ __all__ = [
     "usage_event",
 ]
 
+# Made once: `json.dumps` makes an encoder for each call, and a stream has an event for every token.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 FinishReason = Literal["stop", "length"]
 ChatRequest = TextRequest
 
@@ -74,8 +77,7 @@ def chat_request(document: Mapping[str, Any]) -> ChatRequest:
 
 def event(document: Mapping[str, object]) -> str:
     """One server-sent event line: `data: ` and compact JSON, without the line's end."""
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return f"data: {text}"
+    return f"data: {_encode(document)}"
 
 
 def chunk_event(
