@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -384,3 +385,14 @@ async def test_if_the_thread_dies_everyone_is_told_why(
     assert caught.value.why == "RuntimeError"
     with pytest.raises(EngineClosedError):
         engine.submit(ask())
+
+
+async def test_temporary_files_go_to_the_scratch_directory_while_the_engine_lives(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    environ = {"TMPDIR": "/before"}
+    async with Engine(environ=environ, scratch=tmp_path / "scratch") as engine:
+        await engine.load("tiny", tiny_model)
+        assert environ["TMPDIR"] == str(tmp_path / "scratch")
+        assert stat.S_IMODE((tmp_path / "scratch").stat().st_mode) == 0o700
+    assert environ["TMPDIR"] == "/before"

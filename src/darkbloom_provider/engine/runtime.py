@@ -15,6 +15,7 @@ from pathlib import Path
 
 from darkbloom_provider import paths
 
+SCRATCH_VARIABLE = "TMPDIR"
 _BLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 _OFFLINE = {
     # Models come from local folders. Nothing that is loaded along may ask a network about them.
@@ -71,7 +72,7 @@ def prepare(environ: MutableMapping[str, str], scratch: Path | None = None) -> R
     for name, value in _OFFLINE.items():
         environ.setdefault(name, value)
     if scratch is not None:
-        environ["TMPDIR"] = str(paths.private_directory(scratch))
+        environ[SCRATCH_VARIABLE] = str(paths.private_directory(scratch))
     blas = preload_blas()
     import mlx.core as mx  # noqa: PLC0415 - the very point: after the lines above
 
@@ -85,6 +86,14 @@ def prepare(environ: MutableMapping[str, str], scratch: Path | None = None) -> R
         blas=blas,
         recommended_bytes=None if recommended is None else int(recommended),
     )
+
+
+def restore_scratch(environ: MutableMapping[str, str], before: str | None) -> None:
+    """Let temporary files go where they went before `prepare`, whose directory may vanish now."""
+    if before is None:
+        environ.pop(SCRATCH_VARIABLE, None)
+    else:
+        environ[SCRATCH_VARIABLE] = before
 
 
 def process_environment() -> MutableMapping[str, str]:

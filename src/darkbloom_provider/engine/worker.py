@@ -106,6 +106,7 @@ class Worker:
         self._post = post
         self._environ = environ
         self._scratch = scratch
+        self._scratch_before = environ.get(runtime.SCRATCH_VARIABLE)
         self._clock = clock
         self._batches: dict[str, Batch] = {}
         self._states: dict[str, SlotState] = {}
@@ -392,6 +393,8 @@ class Worker:
         self._prompts.shrink(0)
         self._samplers = None
         if self._runtime is not None:
+            if self._scratch is not None:
+                runtime.restore_scratch(self._environ, self._scratch_before)
             self._collect()
             import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
 
