@@ -36,7 +36,7 @@ DEMAND = Demand(model=MODEL, prompt_tokens=0, max_output_tokens=8192, size_gb=28
 
 
 def dice() -> random.Random:
-    return random.Random(SEED)  # noqa: S311 - chance, not secrecy
+    return random.Random(SEED)
 
 
 def candidate(**changes: object) -> Candidate:
