@@ -38,18 +38,17 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark called {min(unknown)}")
 
-    figures: list[Figure] = []
+    rows: list[dict[str, object]] = []
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
     for name in asked.names or BENCHMARKS:
         start = time.monotonic()
-        figures += importlib.import_module(f"benchmarks.{name}").measure(FULL)
+        figures: list[Figure] = importlib.import_module(f"benchmarks.{name}").measure(FULL)
+        rows += [figure.as_json() for figure in figures]
+        # After each: what has been measured is kept when a later benchmark is interrupted.
+        asked.output.write_text(json.dumps(rows, indent=2) + "\n")
+        if asked.readme:
+            bars.write_into(HERE / "README.md", rows)
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)  # noqa: T201 - a program's own output
-    rows = [figure.as_json() for figure in figures]
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_text(json.dumps(rows, indent=2) + "\n")
-
-    if asked.readme:
-        bars.write_into(HERE / "README.md", rows)
-
     table = Table("figure", "value", "unit", "against", "ratio", "bar", "reached", box=None)
     for row in rows:
         cells = ["" if cell is None else str(cell) for cell in row.values()]
