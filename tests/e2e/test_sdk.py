@@ -166,14 +166,14 @@ async def test_an_answer_obeys_the_schema_it_was_asked_for(opened: Open) -> None
             one.openai.chat.completions.create,
             model=one.model,
             messages=user("Where to?"),
-            max_tokens=100,
+            max_tokens=600,
             response_format={
                 "type": "json_schema",
                 "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True},
             },
         )
         whole = [(await ask(seed=seed)).choices[0] for seed in range(3)]
-        chunks = await _read(await ask(stream=True))
+        chunks = await _read(await ask(stream=True, seed=1))
         with pytest.raises(openai.BadRequestError):
             await ask(response_format={"type": "json_schema", "json_schema": {}})
     for text in [*(choice.message.content for choice in whole), said(chunks)]:
@@ -241,7 +241,9 @@ async def test_a_model_can_be_made_to_call_a_tool(opened: Open) -> None:
             one.openai.chat.completions.create,
             model=one.model,
             messages=user("Where to?"),
-            max_tokens=100,
+            max_tokens=600,
+            temperature=1,
+            seed=11,
             tools=[
                 {"type": "function", "function": {"name": "book", "parameters": SCHEMA}},
                 {"type": "function", "function": {"name": "sell", "parameters": SCHEMA}},
