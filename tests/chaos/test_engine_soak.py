@@ -92,7 +92,9 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
 
 
 async def soak(model: Path, seconds: float) -> Soak:
-    async with Engine(EngineSettings(max_running=8, max_waiting=CONSUMERS)) as engine:
+    # A small prompt cache is full within seconds: what grows after that is a leak.
+    settings = EngineSettings(max_running=8, max_waiting=CONSUMERS, prompt_cache_gb=0.02)
+    async with Engine(settings) as engine:
         await engine.load(MODEL_ID, model)
         run = Soak(engine, seconds, seed=4711)
         await run.run()
