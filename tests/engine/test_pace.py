@@ -18,8 +18,8 @@ def test_the_first_slice_is_small_because_nothing_is_known() -> None:
 
 def test_a_step_takes_as_long_as_it_may() -> None:
     tempo = pace()
-    tempo.learn(0.05, prompt_tokens=0, decoding=True)
-    tempo.learn(0.15, prompt_tokens=100, decoding=True)  # a millisecond a token
+    tempo.learn_decoding(0.05)
+    tempo.learn_reading(0.1, 100)  # a millisecond a token
     assert tempo.slice_tokens(1, decoding=True) == 144
     assert tempo.slice_tokens(3, decoding=True) == 48
     assert tempo.slice_tokens(1, decoding=False) == 496
@@ -27,34 +27,63 @@ def test_a_step_takes_as_long_as_it_may() -> None:
 
 def test_a_machine_that_slows_down_gets_smaller_slices_at_once() -> None:
     tempo = pace()
-    tempo.learn(0.1, prompt_tokens=100, decoding=False)
+    tempo.learn_reading(0.1, 100)
     before = tempo.slice_tokens(1, decoding=True)
-    tempo.learn(0.4, prompt_tokens=100, decoding=False)
+    tempo.learn_reading(0.4, 100)
     assert tempo.slice_tokens(1, decoding=True) < before / 2
 
 
 def test_prompts_never_starve_behind_slow_streams() -> None:
     tempo = pace()
-    tempo.learn(5.0, prompt_tokens=0, decoding=True)
-    tempo.learn(5.1, prompt_tokens=128, decoding=True)
+    tempo.learn_decoding(5.0)
+    tempo.learn_reading(0.1, 128)
     assert tempo.slice_tokens(1, decoding=True) >= 16
     assert tempo.slice_tokens(8, decoding=True) >= 1
 
 
 @given(
     st.lists(
-        st.tuples(st.floats(0, 100), st.integers(0, 20_000), st.booleans()),
+        st.tuples(st.floats(0, 100), st.integers(0, 20_000)),
         max_size=20,
     ),
     st.integers(0, 8),
     st.booleans(),
 )
 def test_a_slice_is_never_nothing_and_never_above_the_bound(
-    steps: list[tuple[float, int, bool]], prompts: int, decoding: bool
+    steps: list[tuple[float, int]], prompts: int, decoding: bool
 ) -> None:
     tempo = pace()
-    for seconds, tokens, busy in steps:
-        tempo.learn(seconds, prompt_tokens=tokens, decoding=busy)
+    for seconds, tokens in steps:
+        if tokens:
+            tempo.learn_reading(seconds, tokens)
+        else:
+            tempo.learn_decoding(seconds)
     tokens = tempo.slice_tokens(prompts, decoding=decoding)
     assert tokens >= 1
     assert tokens * prompts <= (1024 if decoding else 2048)
+
+
+def test_prompts_that_take_no_time_are_computed_together() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 1000)
+    assert tempo.joins(64, [64] * 7, waiting=64)
+
+
+def test_a_crowd_comes_in_groups_so_that_the_first_do_not_wait_for_the_last() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)  # a millisecond a token
+    assert tempo.joins(200, [], waiting=1600)
+    assert tempo.joins(200, [200] * 3, waiting=1000)
+    assert not tempo.joins(200, [200] * 4, waiting=800)
+
+
+def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)
+    assert tempo.joins(200, [8000], waiting=200)
+    assert not tempo.joins(5000, [8000], waiting=5000)
+
+
+@given(st.integers(1, 100_000), st.integers(0, 100_000))
+def test_a_prompt_is_never_kept_from_an_empty_batch(tokens: int, others: int) -> None:
+    assert pace().joins(tokens, [], waiting=tokens + others)

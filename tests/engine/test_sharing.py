@@ -60,7 +60,6 @@ class Run:
             replace(weights, model=self.model),
             settings=settings,
             samplers=Samplers(itertools.count(1).__next__),
-            limit_wired=lambda: None,
             cache=self.cache,
         )
         self.text: dict[int, str] = {}
@@ -246,4 +245,3 @@ def test_what_is_kept_does_not_hold_on_to_the_batch_it_came_from(weights: Weight
     mx.clear_cache()
     left = mx.get_active_memory() - weights.weight_bytes
     assert held - left <= 8 * 160 * 2 * 2 * 2 * 16 * 4 * 1.5
-    run.batch.close()

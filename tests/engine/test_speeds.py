@@ -14,13 +14,13 @@ from darkbloom_provider.engine.speeds import Speed, SpeedBook, Speedometer
 def test_only_a_request_by_itself_is_measured() -> None:
     meter = Speedometer()
     for _ in range(100):
-        meter.step(0.5, decoding=4, reading=0, prompt_tokens=0)
-        meter.step(0.5, decoding=1, reading=1, prompt_tokens=128)
-        meter.step(0.5, decoding=0, reading=3, prompt_tokens=384)
+        meter.decode(0.5, rows=4)
+        meter.read(0.5, 128, rows=1, streams=1)
+        meter.read(0.5, 384, rows=3, streams=0)
     assert meter.speed == Speed()
     for _ in range(32):
-        meter.step(0.02, decoding=1, reading=0, prompt_tokens=0)
-        meter.step(0.25, decoding=0, reading=1, prompt_tokens=128)
+        meter.decode(0.02, rows=1)
+        meter.read(0.25, 128, rows=1, streams=0)
     assert meter.speed.decode_tps == pytest.approx(50)
     assert meter.speed.prefill_tps == pytest.approx(512)
 
@@ -28,15 +28,15 @@ def test_only_a_request_by_itself_is_measured() -> None:
 def test_too_little_says_nothing() -> None:
     meter = Speedometer()
     for _ in range(31):
-        meter.step(0.02, decoding=1, reading=0, prompt_tokens=0)
-    meter.step(0.25, decoding=0, reading=1, prompt_tokens=255)
+        meter.decode(0.02, rows=1)
+    meter.read(0.25, 255, rows=1, streams=0)
     assert meter.speed == Speed()
 
 
 def test_a_pause_of_the_machine_does_not_change_the_figure() -> None:
     meter = Speedometer()
     for n in range(64):
-        meter.step(30.0 if n == 40 else 0.02, decoding=1, reading=0, prompt_tokens=0)
+        meter.decode(30.0 if n == 40 else 0.02, rows=1)
     assert meter.speed.decode_tps == pytest.approx(50)
 
 

@@ -30,8 +30,6 @@ class Entry:
     limit: int
     output: Output
     guide: Guide | None = None
-    decoding: bool = False
-    prompt_computed: int = 0
     completion_tokens: int = 0
 
     @property

@@ -1,11 +1,13 @@
 """How much of the waiting prompts one step may take on. Pure: times and counts in, a size out.
 
-A step is one decode step for the running streams and then one slice of the prompts, so the slice
-is what the streams wait for. How many tokens fit into a given time depends on the machine, the
-model and how long the prompts are already: it is learnt from the steps themselves.
+Running streams wait for one slice of the prompts and then for their own step. How many tokens fit
+into a given time depends on the machine, the model and how long the prompts are already: it is
+learnt from the steps themselves.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 _SMALLEST = 32
 """Tokens of a slice, whatever it costs: below that, a step's fixed costs are most of it."""
@@ -18,6 +20,13 @@ _LEAST_S = 1e-9
 """Seconds a token takes at least, also for a clock that stands still."""
 _PROMPTS_SHARE = 0.5
 """Least part of a step's time that goes to prompts, however slow the streams' part is."""
+_TOGETHER_S = 0.1
+"""Prompts that take so long together are computed together: splitting them would help nobody."""
+_TOGETHER_SHARE = 0.5
+"""At least this part of all that waits is computed together. Every group costs a decode step for
+those before it, so a crowd comes in a few groups, each half as large as the one before."""
+_OVERTAKES = 2
+"""A prompt goes along with those being computed if they have so many times as much left."""
 
 
 class PrefillPace:
@@ -53,16 +62,33 @@ class PrefillPace:
         tokens = max(int(seconds / self._token_s), _SMALLEST) // prompts
         return max(1, min(most, tokens // _GRAIN * _GRAIN or tokens))
 
-    def learn(self, seconds: float, *, prompt_tokens: int, decoding: bool) -> None:
-        """Take in how long a step took that computed `prompt_tokens` tokens of prompts."""
-        if prompt_tokens == 0:
-            if decoding:
-                self._decode_s = _blend(self._decode_s or None, seconds)
-            return
-        if prompt_tokens < _SMALLEST // 2:
+    def joins(self, tokens: int, reading: Sequence[int], waiting: int) -> bool:
+        """Whether a prompt is computed along with others rather than after them.
+
+        Prompts computed together get their first tokens together, at the end. One after the other,
+        the last is no later and the others are sooner: first come, first served, in groups large
+        enough to keep the machine busy. Short ones do not wait behind a long one.
+
+        Args:
+            tokens: What it has to be computed of.
+            reading: What is left of those that are being computed.
+            waiting: Tokens of all prompts in the line, this one among them.
+        """
+        if not reading or _OVERTAKES * tokens <= min(reading):
+            return True
+        token_s = _TOGETHER_S / _FIRST if self._token_s is None else self._token_s
+        most = max(_TOGETHER_S / token_s, _TOGETHER_SHARE * (waiting + sum(reading)))
+        return sum(reading) + tokens <= most
+
+    def learn_decoding(self, seconds: float) -> None:
+        """Take in how long the streams' own part of a step took."""
+        self._decode_s = _blend(self._decode_s or None, seconds)
+
+    def learn_reading(self, seconds: float, tokens: int) -> None:
+        """Take in how long it took to compute `tokens` tokens of prompts."""
+        if tokens < _SMALLEST // 2:
             return  # mostly fixed costs: it says nothing about a token
-        spent = max(seconds - (self._decode_s if decoding else 0.0), seconds * 0.1)
-        self._token_s = max(_blend(self._token_s, spent / prompt_tokens), _LEAST_S)
+        self._token_s = max(_blend(self._token_s, seconds / tokens), _LEAST_S)
 
 
 def _blend(known: float | None, measured: float) -> float:

@@ -17,41 +17,12 @@ import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
+from darkbloom_provider.engine.layers import Compound, Layer
 from darkbloom_provider.engine.prefix_index import PrefixIndex, Tokens
 
 MIN_TOKENS = 16
 """Shorter runs are not worth an entry."""
-
-
-class Layer(Protocol):
-    """One cache layer, as mlx-lm's models make them."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its arrays."""
-        ...
-
-    @property
-    def state(self) -> object:
-        """Its arrays and counters."""
-        ...
-
-    def is_trimmable(self) -> bool:
-        """Whether it can be shortened."""
-        ...
-
-    def trim(self, n: int) -> int:
-        """Forget the last `n` tokens; returns how many were forgotten."""
-        ...
-
-
-@runtime_checkable
-class _Compound(Protocol):
-    """A layer made of several (mlx-lm's `CacheList`)."""
-
-    caches: Sequence[Layer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +172,6 @@ def shortened(layers: Sequence[Layer], by: int) -> tuple[Layer, ...]:
 def _view(layer: Layer) -> Layer:
     # Shallow: trimming changes counters only, and the arrays are shared.
     view = copy.copy(layer)
-    if isinstance(view, _Compound):
+    if isinstance(view, Compound):
         view.caches = tuple(_view(part) for part in view.caches)
     return view

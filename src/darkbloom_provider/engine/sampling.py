@@ -27,7 +27,7 @@ and to sort a whole vocabulary for one request costs its batch several times as 
 
 
 class Sampler:
-    """Log-probabilities of a batch in, one token for each row out."""
+    """Logits of a batch in, one token for each row out."""
 
     __slots__ = ("__weakref__", "_drawn", "_params", "_seed")
 
@@ -36,11 +36,12 @@ class Sampler:
         self._seed = seed
         self._drawn = 0
 
-    def __call__(self, logprobs: Array) -> Array:
-        """Choose the next token of each row of `logprobs` (rows x vocabulary)."""
+    def __call__(self, logits: Array) -> Array:
+        """Choose the next token of each row of `logits` (rows x vocabulary)."""
         params = self._params
         if params.temperature == 0:
-            return mx.argmax(logprobs, axis=-1)
+            return mx.argmax(logits, axis=-1)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         # Filters look at the model's own probabilities; the temperature comes last, as in mlx-lm.
         if 0 < params.top_p < 1:
             logprobs = _keep_top_p(logprobs, params.top_p)

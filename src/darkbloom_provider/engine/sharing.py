@@ -14,8 +14,9 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from darkbloom_provider.engine.layers import Layer
 from darkbloom_provider.engine.prefix_index import common_length
-from darkbloom_provider.engine.prompt_cache import Hit, Layer, PromptCache, Space
+from darkbloom_provider.engine.prompt_cache import Hit, PromptCache, Space
 
 MIN_SHARED = 64
 """Tokens that must be saved for a request to wait for another one."""
@@ -86,17 +87,21 @@ class Sharing:
         candidate: Candidate,
         behind: Iterable[Candidate],
         contents: Callable[[int], Contents | None],
+        fits: Callable[[int], bool] = lambda _tokens: True,
     ) -> Start | None:
-        """How to begin `candidate` now, or None: what it needs is being computed by another one.
+        """How to begin `candidate` now, or None: not yet.
+
+        Either what it needs is being computed by another one, or it does not fit.
 
         Args:
             candidate: The request; after a start it is a member until `left`.
             behind: Those that would begin after it.
             contents: Takes what the row of a member holds, by the member's key.
+            fits: Whether there is room for a prompt of which so many tokens are to be computed.
         """
         prompt = candidate.prompt
         if not self._cache.enabled:
-            return Start([], None, [list(prompt)])
+            return Start([], None, [list(prompt)]) if fits(len(prompt)) else None
         space = candidate.space
         hit = self._cache.find(space, prompt)
         if self._waits(candidate, _length(hit)):
@@ -104,6 +109,8 @@ class Sharing:
         if self._take_from_running(candidate, _length(hit), contents):
             hit = self._cache.find(space, prompt)
         done = _length(hit)
+        if not fits(len(prompt) - done):
+            return None
         planned = self._boundaries(candidate, done, behind)
         self._members[candidate.key] = _Member(
             space, prompt, [*sorted(planned - {len(prompt) - 1}), len(prompt) - 1], planned

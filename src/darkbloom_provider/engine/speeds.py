@@ -49,23 +49,19 @@ class Speedometer:
         self.speed = Speed()
         """What has been seen lately; anew every so many steps."""
 
-    def step(self, seconds: float, *, decoding: int, reading: int, prompt_tokens: int) -> None:
-        """Take in one step.
-
-        Args:
-            seconds: How long it took.
-            decoding: Requests that got a token by it.
-            reading: Requests whose prompts were computed on.
-            prompt_tokens: Tokens of prompts that were computed.
-        """
-        if seconds <= 0:
-            return
-        if decoding == 1 and reading == 0:
+    def decode(self, seconds: float, *, rows: int) -> None:
+        """Take in a step that took `seconds`, brought `rows` requests a token, and did no more."""
+        if rows == 1 and seconds > 0:
             self._decode.append(seconds)
-        elif decoding == 0 and reading == 1 and prompt_tokens > 1:
-            self._prefill.append((prompt_tokens, seconds))
-        else:
-            return
+            self._news()
+
+    def read(self, seconds: float, tokens: int, *, rows: int, streams: int) -> None:
+        """Take in a piece of `rows` prompts, `tokens` in all, computed beside `streams` streams."""
+        if rows == 1 and streams == 0 and tokens > 1 and seconds > 0:
+            self._prefill.append((tokens, seconds))
+            self._news()
+
+    def _news(self) -> None:
         self._unread += 1
         missing = self.speed.decode_tps is None or self.speed.prefill_tps is None
         if missing or self._unread >= _READ_EVERY:

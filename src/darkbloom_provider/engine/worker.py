@@ -115,6 +115,7 @@ class Worker:
         self._prompts = PromptCache(int(settings.prompt_cache_gb * GB))
         self._ledger = Ledger(self._prompts, _active_bytes, self._busy)
         self._library_limits: tuple[int, int] | None = None
+        self._wired_before: int | None = None
         """What MLX's own limits were before ours."""
         self._samplers: Samplers | None = None
         self._runtime: runtime.Runtime | None = None
@@ -234,6 +235,7 @@ class Worker:
 
         self._samplers = Samplers(self._entropy)
         self._set_limits(self._runtime)
+        self._limit_wired(self._runtime)
 
     def _set_limits(self, facts: runtime.Runtime) -> None:
         settings = self._settings
@@ -278,7 +280,6 @@ class Worker:
             weights,
             settings=self._settings,
             samplers=self._samplers,
-            limit_wired=self._limit_wired,
             cache=self._prompts,
             memory=self._ledger.of(loading.model_id),
         )
@@ -300,12 +301,10 @@ class Worker:
             return [Unloaded(model_id)]
         updates: list[Update] = list(batch.fail_all(_gone(model_id)))
         self._tokens_of_unloaded += batch.tokens_generated
-        batch.close()
         del batch
         self._states[model_id] = "idle_shutdown"
         self._ledger.unloaded(model_id)
         self._collect()
-        self._limit_wired()
         return [*updates, Unloaded(model_id)]
 
     def _make_room(self, idle: Iterable[str]) -> list[Update]:
@@ -366,14 +365,12 @@ class Worker:
             source="metal" if metal else "cpu",
         )
 
-    def _limit_wired(self) -> None:
-        if self._runtime is None:
-            return
-        limit = runtime.wired_limit(self._runtime.recommended_bytes, self._settings.wired_limit_gb)
+    def _limit_wired(self, facts: runtime.Runtime) -> None:
+        limit = runtime.wired_limit(facts.recommended_bytes, self._settings.wired_limit_gb)
         if limit is not None:
             import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
 
-            mx.set_wired_limit(limit)
+            self._wired_before = mx.set_wired_limit(limit)
 
     # ------------------------------------------------------------ the end
 
@@ -387,8 +384,6 @@ class Worker:
         for loading in self._loading:
             loading.steps.close()
         self._loading.clear()
-        for batch in self._batches.values():
-            batch.close()
         self._batches.clear()
         self._prompts.shrink(0)
         self._samplers = None
@@ -401,6 +396,8 @@ class Worker:
             if self._library_limits is not None:
                 mx.set_memory_limit(self._library_limits[0])
                 mx.set_cache_limit(self._library_limits[1])
+            if self._wired_before is not None:
+                mx.set_wired_limit(self._wired_before)
             mx.clear_streams()
 
     def _collect(self) -> None:
