@@ -73,8 +73,9 @@ def test_a_crowd_comes_in_groups_so_that_the_first_do_not_wait_for_the_last() ->
     tempo = pace()
     tempo.learn_reading(0.1, 100)  # a millisecond a token
     assert tempo.joins(200, [], waiting=1600)
-    assert tempo.joins(200, [200] * 3, waiting=1000)
-    assert not tempo.joins(200, [200] * 4, waiting=800)
+    assert tempo.joins(200, [200] * 4, waiting=800)
+    assert not tempo.joins(200, [200] * 5, waiting=600)
+    assert not tempo.joins(200, [200], waiting=200)
 
 
 def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:

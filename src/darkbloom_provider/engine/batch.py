@@ -52,8 +52,6 @@ from darkbloom_provider.engine.updates import (
     Started,
 )
 
-_PROMPTS_AT_ONCE = 8
-"""Prompts that are computed together; mlx-lm's own default."""
 _PROBE_STEPS = 8
 _PROMPT_END = 16
 """Tokens of a prompt's end that are told: enough for the markers that templates end in."""
@@ -200,10 +198,8 @@ class Batch:
 
     def _fits(self, tokens: int) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
-        return (
-            len(self._running) < self._settings.max_running
-            and len(self._reading) < _PROMPTS_AT_ONCE
-            and self._pace.joins(tokens, self._reading.left, self._line.prompt_tokens)
+        return len(self._running) < self._settings.max_running and self._pace.joins(
+            tokens, self._reading.left, self._line.prompt_tokens
         )
 
     def _row(self, entry: Entry, start: Start) -> Row:

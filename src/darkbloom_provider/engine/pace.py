@@ -20,11 +20,11 @@ _LEAST_S = 1e-9
 """Seconds a token takes at least, also for a clock that stands still."""
 _PROMPTS_SHARE = 0.5
 """Least part of a step's time that goes to prompts, however slow the streams' part is."""
-_TOGETHER_S = 0.1
+_TOGETHER_S = 0.12
 """Prompts that take so long together are computed together: splitting them would help nobody."""
-_TOGETHER_SHARE = 0.5
-"""At least this part of all that waits is computed together. Every group costs a decode step for
-those before it, so a crowd comes in a few groups, each half as large as the one before."""
+_TOGETHER_SHARE = 0.65
+"""At least this part of all that waits is computed together: more than half of a crowd comes first,
+and the groups are few, as each costs those before it a decode step in small company."""
 _OVERTAKES = 2
 """A prompt goes along with those being computed if they have so many times as much left."""
 

@@ -243,7 +243,7 @@ class Worker:
         self._ledger.limits = Limits(
             ceiling=ceiling,
             metal=facts.metal,
-            piece_tokens=settings.prefill_step_idle * min(settings.max_running, 8),
+            piece_tokens=settings.prefill_step_idle,
             row_piece_tokens=settings.prefill_step_idle,
         )
         if ceiling is not None:
