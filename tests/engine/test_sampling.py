@@ -32,6 +32,8 @@ def _drawn(params: SamplingParams, count: int = 300) -> set[int]:
         (SamplingParams(temperature=1.0, min_p=0.2), {0, 1, 2}),
         (SamplingParams(temperature=1.0, min_p=1.0), {0}),
         (SamplingParams(temperature=1.0, top_p=0.9, top_k=3, min_p=0.5), {0, 1}),
+        (SamplingParams(temperature=1.0, top_p=0.9, top_k=2), {0, 1}),
+        (SamplingParams(temperature=9.0, top_p=0.75, min_p=0.01), {0, 1}),
     ],
 )
 def test_only_tokens_that_the_parameters_leave_are_drawn(
@@ -45,6 +47,19 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     draws = list(itertools.chain.from_iterable(sampler(LOGPROBS).tolist() for _ in range(2000)))
     for token, probability in enumerate(PROBABILITIES):
         assert draws.count(token) / len(draws) == pytest.approx(probability, abs=0.05)
+
+
+def test_filtered_tokens_come_as_often_as_they_are_likely() -> None:
+    sampler = Sampler(SamplingParams(temperature=1.0, top_k=2), seed=2)
+    draws = list(itertools.chain.from_iterable(sampler(LOGPROBS).tolist() for _ in range(2000)))
+    assert draws.count(0) / len(draws) == pytest.approx(0.5 / 0.8, abs=0.05)
+
+
+def test_logits_need_not_be_normalised() -> None:
+    params = SamplingParams(temperature=0.8, top_p=0.8, min_p=0.05)
+    plain, shifted = (Sampler(params, seed=3) for _ in range(2))
+    rows = mx.concatenate([LOGPROBS] * 50)
+    assert plain(rows).tolist() == shifted(rows + 7).tolist()
 
 
 def test_the_same_seed_draws_the_same_whatever_else_is_drawn() -> None:

@@ -41,17 +41,34 @@ class Sampler:
         params = self._params
         if params.temperature == 0:
             return mx.argmax(logits, axis=-1)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        places, kept = self._likeliest(logits)
         # Filters look at the model's own probabilities; the temperature comes last, as in mlx-lm.
         if 0 < params.top_p < 1:
-            logprobs = _keep_top_p(logprobs, params.top_p)
+            kept = _keep_top_p(kept, mx.logsumexp(logits, axis=-1, keepdims=True), params.top_p)
         if params.min_p > 0:
-            logprobs = _keep_min_p(logprobs, params.min_p)
-        if 0 < params.top_k < logprobs.shape[-1]:
-            logprobs = _keep_top_k(logprobs, params.top_k)
+            kept = _keep_min_p(kept, params.min_p)
         key = mx.random.key((self._seed + self._drawn * _STRIDE) % 2**64)
         self._drawn += 1
-        return mx.random.categorical(logprobs * (1 / params.temperature), key=key)
+        chosen = mx.random.categorical(kept * (1 / params.temperature), key=key)
+        if places is None:
+            return chosen
+        return mx.take_along_axis(places, chosen[..., None], axis=-1)[..., 0]
+
+    def _likeliest(self, logits: Array) -> tuple[Array | None, Array]:
+        """The tokens that come into question, in any order, and their logits; None means all.
+
+        All that follows, random numbers included, then costs as much as a small vocabulary would.
+        """
+        size = logits.shape[-1]
+        count = size
+        if 0 < self._params.top_k < size:
+            count = self._params.top_k
+        elif 0 < self._params.top_p < 1:
+            count = min(size, _NUCLEUS)
+        if count == size:
+            return None, logits
+        places = mx.argpartition(logits, size - count, axis=-1)[..., size - count :]
+        return places, mx.take_along_axis(logits, places, axis=-1)
 
 
 class Samplers:
@@ -78,30 +95,25 @@ class Samplers:
         return sampler
 
 
-def _keep_top_p(logprobs: Array, top_p: float) -> Array:
-    """Keep the likeliest tokens that together reach the probability `top_p`, `_NUCLEUS` at most."""
-    size = logprobs.shape[-1]
-    ranked = logprobs
-    if size > _NUCLEUS:
-        ranked = mx.partition(ranked, size - _NUCLEUS, axis=-1)[..., size - _NUCLEUS :]
-    ranked = mx.sort(ranked, axis=-1)
-    probabilities = mx.exp(ranked.astype(mx.float32))
+def _keep_top_p(logits: Array, total: Array, top_p: float) -> Array:
+    """Keep the likeliest tokens that together reach the probability `top_p`.
+
+    Args:
+        logits: Of tokens among which all of these are.
+        total: log(sum(exp)) over the whole vocabulary.
+        top_p: What they are to reach.
+    """
+    ranked = mx.sort(logits, axis=-1)
+    probabilities = mx.exp((ranked - total).astype(mx.float32))
     above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
     dropped = (above >= top_p).sum(axis=-1, keepdims=True)
-    return _at_least(logprobs, mx.take_along_axis(ranked, dropped, axis=-1))
+    return _at_least(logits, mx.take_along_axis(ranked, dropped, axis=-1))
 
 
-def _keep_min_p(logprobs: Array, min_p: float) -> Array:
+def _keep_min_p(logits: Array, min_p: float) -> Array:
     """Keep tokens at least `min_p` times as likely as the likeliest."""
-    return _at_least(logprobs, mx.max(logprobs, axis=-1, keepdims=True) + mx.log(mx.array(min_p)))
+    return _at_least(logits, mx.max(logits, axis=-1, keepdims=True) + mx.log(mx.array(min_p)))
 
 
-def _keep_top_k(logprobs: Array, top_k: int) -> Array:
-    """Keep the `top_k` likeliest tokens, and those as likely as the last of them."""
-    size = logprobs.shape[-1]
-    ranked = mx.partition(logprobs, size - top_k, axis=-1)
-    return _at_least(logprobs, ranked[..., size - top_k : size - top_k + 1])
-
-
-def _at_least(logprobs: Array, threshold: Array) -> Array:
-    return mx.where(logprobs < threshold, -mx.inf, logprobs)
+def _at_least(logits: Array, threshold: Array) -> Array:
+    return mx.where(logits < threshold, -mx.inf, logits)
