@@ -102,10 +102,13 @@ class ProviderFacts:
         self._signing_key = signing_key or ec.generate_private_key(ec.SECP256R1())
         self._speeds = speeds
         self._metrics = SystemMetrics()
+        self.linked = False
+        """Whether the latest registration named an account, which is then credited."""
 
     def registration(self) -> tuple[Register, str | None]:
         """The register message; no attestation, as there is no Secure Enclave to vouch for it."""
         token = self._activity.token()
+        self.linked = token is not None
         register = Register(
             hardware=self._machine.hardware,
             models=self._activity.models(),

@@ -48,6 +48,10 @@ class Link(Front, Protocol):
         """Where the link is."""
         ...
 
+    def request_reregister(self, reason: str) -> None:
+        """Register again with the facts of now, as soon as no job runs."""
+        ...
+
 
 class Work(Protocol):
     """What is being served, wherever it came in. Methods return at once, but for `idle`."""

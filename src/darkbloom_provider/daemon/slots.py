@@ -105,6 +105,8 @@ class ModelSlots:
         self._slots = {model.id: Slot(model) for model in models}
         self._clock = clock
         self._engine: Loader | None = None
+        self._leaving: set[str] = set()
+        """Ids whose weights in memory are out of date: unloaded once nobody uses them."""
 
     def snapshot(self) -> tuple[Slot, ...]:
         """Every slot as of now."""
@@ -140,8 +142,16 @@ class ModelSlots:
             DarkbloomError: None could be loaded; the first one's reason.
         """
         self._engine = engine
+        failures = await self.load_waiting(engine)
+        if failures and not self.servable():
+            raise failures[0]
+
+    async def load_waiting(self, engine: Loader) -> list[DarkbloomError]:
+        """Load every model that was not tried yet, if it fits; why those that failed did."""
         failures: list[DarkbloomError] = []
-        for model_id in self._slots:
+        for model_id, slot in list(self._slots.items()):
+            if slot.state != "waiting":
+                continue
             try:
                 await self._load(engine, model_id, make_room=False)
             except NoRoomError as error:
@@ -153,8 +163,38 @@ class ModelSlots:
             except DarkbloomError as error:
                 failures.append(error)
                 self._set(model_id, "failed", str(error))
-        if failures and not self.servable():
-            raise failures[0]
+        return failures
+
+    def change_to(self, models: Sequence[InstalledModel]) -> bool:
+        """Serve these from now on; False if nothing changes. Touches nothing that runs.
+
+        New ones wait for `load_waiting`. What is in memory of those that left or were replaced
+        on the disk goes with `unload_leaving`.
+        """
+        before = self._slots
+        if [slot.model for slot in before.values()] == list(models):
+            return False
+        self._slots = {model.id: _renewed(before.get(model.id), model) for model in models}
+        for model_id, slot in before.items():
+            kept = self._slots.get(model_id)
+            if kept is None or kept.model != slot.model:
+                self._leaving.add(model_id)
+        return True
+
+    async def unload_leaving(
+        self, engine: Loader, in_flight: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Free the memory of weights that are out of date and that no request uses."""
+        for model_id in sorted(self._leaving):
+            if in_flight().get(model_id):
+                continue
+            self._leaving.discard(model_id)
+            if engine.loaded(model_id) is None:
+                continue
+            # Before the first wait: a request that comes meanwhile loads it again, in order.
+            self._set(model_id, "idle")
+            _log.info("model unloaded, replaced or removed", model=model_id)
+            await engine.unload(model_id)
 
     async def prepare(self, engine: Loader, model_id: str) -> None:
         """Note that a servable model is asked for, and have it in memory on return.
@@ -163,7 +203,9 @@ class ModelSlots:
             DarkbloomError: It cannot be loaded again; the next request tries anew.
         """
         self._notice_evictions()
-        slot = self._slots[model_id]
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelError(f"The model {model_id} is not served any more")
         self._slots[model_id] = replace(slot, used_at=self._clock())
         if slot.state == "ready":
             return
@@ -195,9 +237,12 @@ class ModelSlots:
         except DarkbloomError as error:
             _log.error("model not loaded", model=model_id, why=str(error))
             raise
-        self._set(model_id, "ready")
-        self._slots[model_id] = replace(self._slots[model_id], used_at=self._clock())
         _log.info("model loaded", model=model_id)
+        now = self._slots.get(model_id)
+        if now is None or now.model != model:  # replaced or removed while it was read
+            self._leaving.add(model_id)
+        if now is not None:
+            self._slots[model_id] = replace(now, state="ready", detail=None, used_at=self._clock())
 
     def _notice_evictions(self) -> None:
         """The engine unloads idle models by itself when work would not fit otherwise."""
@@ -209,4 +254,12 @@ class ModelSlots:
                 _log.info("model unloaded to make room", model=model_id)
 
     def _set(self, model_id: str, state: ModelState, detail: str | None = None) -> None:
-        self._slots[model_id] = replace(self._slots[model_id], state=state, detail=detail)
+        if (slot := self._slots.get(model_id)) is not None:
+            self._slots[model_id] = replace(slot, state=state, detail=detail)
+
+
+def _renewed(slot: Slot | None, model: InstalledModel) -> Slot:
+    """The slot of a model that is installed now, given the one it had before."""
+    if slot is None or (slot.state == "failed" and slot.model != model):
+        return Slot(model)
+    return replace(slot, model=model)

@@ -18,9 +18,11 @@ from darkbloom_provider import __version__, logs
 from darkbloom_provider.account.credentials import Credentials
 from darkbloom_provider.control.models import (
     DEFAULT_DRAIN_SECONDS,
+    AccountReload,
     DrainReply,
     JobCounts,
     LocalStatus,
+    ModelsReload,
     Phase,
     StatusReport,
 )
@@ -40,6 +42,7 @@ from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.link import state as link_state
 from darkbloom_provider.link.state import LinkState
@@ -85,6 +88,10 @@ class Supervisor:
         self._credentials: Credentials | None = None
         self._slots = ModelSlots((), around.clock)
         self._warnings: tuple[str, ...] = ()
+        self._left_out: tuple[str, ...] = ()
+        """Why installed models are not served."""
+        self._reloading = asyncio.Lock()
+        self._background: list[asyncio.Task[None]] = []
         self._books: books.Books | None = None
         self._engine: Engine | None = None
         self._jobs: Work | None = None
@@ -114,7 +121,7 @@ class Supervisor:
             jobs=JobCounts() if jobs is None else jobs.counts(),
             in_flight={} if jobs is None else jobs.in_flight(),
             books=None if self._books is None else self._books.snapshot(),
-            warnings=self._warnings,
+            warnings=self._warnings + self._left_out,
             local=self._local,
         )
         return report(state, Moment(self._around.now(), self._around.clock()))
@@ -126,6 +133,48 @@ class Supervisor:
             pid=self._around.pid,
             in_flight=0 if self._jobs is None else self._jobs.counts().in_flight,
         )
+
+    async def reload_account(self) -> AccountReload:
+        """Take up the token that is stored now, or do without one; for the local socket.
+
+        What runs is finished, and credited, under the registration that it came in with.
+
+        Raises:
+            CredentialsError: The token cannot be read. The one in use stays.
+        """
+        if self._assignment.local is not None:
+            return AccountReload()
+        changed = await self._read_credentials()
+        if changed and self._link is not None:
+            self._link.request_reregister("the account has changed")
+        return AccountReload(
+            coordinator=self._assignment.config.coordinator.url,
+            linked=self._credentials is not None,
+            changed=changed,
+            in_flight=self.counts().in_flight,
+        )
+
+    async def reload_models(self) -> ModelsReload:
+        """Serve the models that are installed now; for the local socket. Cuts no stream.
+
+        Raises:
+            DarkbloomError: It does not serve yet or any more, or there is nothing to serve.
+        """
+        engine, jobs, tasks = self._engine, self._jobs, self._tasks
+        if self.phase != "serving" or engine is None or jobs is None or tasks is None:
+            raise DarkbloomError(
+                f"The provider is {self.phase}",
+                next_step="try again when `darkbloom status` says that it serves",
+            )
+        async with self._reloading:
+            choice = await self._choice()
+            self._left_out = choice.left_out
+            changed = self._slots.change_to(choice.models)
+        if changed:
+            task = tasks.create_task(self._take_up_models(engine, jobs), name="models changed")
+            self._background.append(task)
+        models = tuple(model.id for model in choice.models)
+        return ModelsReload(models=models, changed=changed, left_out=choice.left_out)
 
     def stop(self, deadline_s: float = DEFAULT_DRAIN_SECONDS) -> None:
         """Take no more work, finish what runs within `deadline_s` seconds, end `run()`.
@@ -206,7 +255,7 @@ class Supervisor:
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
         await self._choose_models()
-        self._credentials = await asyncio.to_thread(self._rooms.credentials)
+        await self._read_credentials()
         async with (
             books.opened(
                 self._rooms.open_journal,
@@ -238,14 +287,33 @@ class Supervisor:
                 await self._serve(engine, api, LocalServer(api, listener), tasks)
 
     async def _choose_models(self) -> None:
+        choice = await self._choice()
+        self._slots = ModelSlots(choice.models, self._around.clock)
+        self._left_out = choice.left_out
+
+    async def _choice(self) -> slots.Choice:
         choice = slots.choose(
             await asyncio.to_thread(self._rooms.installed),
             self._assignment.config.backend,
             named=self._assignment.models,
             all_models=self._assignment.all_models,
         )
-        self._slots = ModelSlots(choice.models, self._around.clock)
-        self._warn(*choice.left_out)
+        for warning in choice.left_out:
+            _log.warning(warning)
+        return choice
+
+    async def _read_credentials(self) -> bool:
+        """Whether the token is another one than before."""
+        async with self._reloading:
+            before, now = self._credentials, await asyncio.to_thread(self._rooms.credentials)
+            self._credentials = now
+        return (before and before.token) != (now and now.token)
+
+    async def _take_up_models(self, engine: Engine, jobs: Work) -> None:
+        await self._slots.unload_leaving(engine, jobs.in_flight)
+        await self._slots.load_waiting(engine)
+        if self._link is not None:
+            self._link.request_reregister("the models have changed")
 
     @contextlib.asynccontextmanager
     async def _loaded(self) -> AsyncIterator[Engine]:
@@ -259,12 +327,6 @@ class Supervisor:
     async def _serve_network(
         self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
     ) -> None:
-        terms = Terms(
-            key_pair=self._key_pair,
-            price=self._rooms.price,
-            linked=lambda: self._credentials is not None,
-            now=self._around.now,
-        )
         speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
             machine,
@@ -272,6 +334,12 @@ class Supervisor:
             version=__version__,
             public_key=self._key_pair.public_text,
             speeds=speeds,
+        )
+        terms = Terms(
+            key_pair=self._key_pair,
+            price=self._rooms.price,
+            linked=lambda: facts.linked,
+            now=self._around.now,
         )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
@@ -293,7 +361,7 @@ class Supervisor:
     ) -> None:
         """Serve until told to stop; then drain, and let go of the engine."""
         self._jobs, self._front = jobs, front
-        background = [
+        self._background = background = [
             tasks.create_task(self._unload_idle(engine, jobs), name="idle models"),
             tasks.create_task(front.run(), name="front"),
         ]
@@ -325,9 +393,11 @@ class Supervisor:
 
     async def _unload_idle(self, engine: Engine, jobs: Work) -> None:
         minutes = self._assignment.config.backend.idle_timeout_mins
-        while minutes:
+        while True:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+            await self._slots.unload_leaving(engine, jobs.in_flight)
+            if minutes:
+                await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight)
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is link_state.Phase.REGISTERED:
