@@ -19,6 +19,10 @@ from support.control_socket import ToldDaemon, told_daemon
 
 BASE = "http://127.0.0.1:8080"
 WORKS_FOR = "ws://127.0.0.1:8080/ws/provider"
+NOT_TOLD = (
+    "The running provider was not told (The daemon refused: {}). "
+    "Restart it: `darkbloom stop`, then `darkbloom start`."
+)
 
 
 @pytest.fixture
@@ -41,8 +45,10 @@ def invocation() -> Iterator[Invocation]:
         ),
         (
             AccountReload(coordinator=WORKS_FOR, linked=False, changed=True, in_flight=1),
-            "The running provider earns under its own wallet address as soon as it has answered "
-            "1 request.",
+            (
+                "The running provider earns under its own wallet address as soon as it "
+                "has answered 1 request."
+            ),
         ),
         (
             AccountReload(coordinator="wss://other.example/ws/provider", linked=True),
@@ -51,8 +57,7 @@ def invocation() -> Iterator[Invocation]:
         (AccountReload(), None),
         (
             DarkbloomError("This machine's token cannot be read", why="the keyring is locked"),
-            "The running provider was not told (The daemon refused: This machine's token cannot be "
-            "read: the keyring is locked). Restart it: `darkbloom stop`, then `darkbloom start`.",
+            NOT_TOLD.format("This machine's token cannot be read: the keyring is locked"),
         ),
     ],
 )
@@ -73,18 +78,21 @@ def test_a_changed_account_is_told_with_what_comes_of_it(
         ),
         (
             ModelsReload(models=("b",), left_out=("a is not served: max_model_slots is 1",)),
-            "The running provider goes on with its other models: "
-            "a is not served: max_model_slots is 1.",
+            (
+                "The running provider goes on with its other models: "
+                "a is not served: max_model_slots is 1."
+            ),
         ),
         (
             ModelsReload(models=("b",)),
-            "The running provider goes on with the models it was told to serve: "
-            "`darkbloom stop`, then `darkbloom start`.",
+            (
+                "The running provider goes on with the models it was told to serve: "
+                "`darkbloom stop`, then `darkbloom start`."
+            ),
         ),
         (
             DarkbloomError("The provider is loading"),
-            "The running provider was not told (The daemon refused: The provider is loading). "
-            "Restart it: `darkbloom stop`, then `darkbloom start`.",
+            NOT_TOLD.format("The provider is loading"),
         ),
     ],
 )

@@ -45,7 +45,7 @@ CLOSE_SECONDS = 1
 
 
 class Daemon(Protocol):
-    """What the local socket needs of the daemon. Only the reloads may wait: for disk and keyring."""
+    """What the local socket needs of the daemon. Only the reloads may wait, for the disk."""
 
     def status(self) -> StatusReport:
         """What the daemon does now."""
