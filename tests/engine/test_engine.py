@@ -22,7 +22,7 @@ from darkbloom_provider.engine.errors import (
     ModelNotLoadedError,
     OverloadedError,
 )
-from darkbloom_provider.engine.generation import Generation
+from darkbloom_provider.engine.generation import FAR_BEHIND, Generation
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest, Usage
 from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import ModelError
@@ -83,6 +83,29 @@ async def test_a_slow_reader_gets_all_text_in_one_piece(engine: Engine) -> None:
     [delta] = [delta async for delta in generation]
     assert (delta.text, delta.completion_tokens) == (expected, 50)
     assert generation.finish_reason == "length"
+
+
+async def test_a_completion_stands_still_while_its_reader_is_far_behind(engine: Engine) -> None:
+    expected = await text_of(engine.submit(ask(max_tokens=450)))
+    behind, company = engine.submit(ask(max_tokens=450)), engine.submit(ask(max_tokens=450))
+    assert await text_of(company) == expected
+    at = behind.usage.completion_tokens
+    # Its company made 450 meanwhile. A few tokens were on their way when it was held.
+    assert FAR_BEHIND <= at < FAR_BEHIND + 100
+    await text_of(engine.submit(ask(max_tokens=50)))
+    assert behind.usage.completion_tokens == at
+    assert await text_of(behind) == expected
+    assert behind.usage.completion_tokens == 450
+
+
+async def test_a_completion_that_stands_still_can_be_cancelled(engine: Engine) -> None:
+    behind = engine.submit(ask(max_tokens=450))
+    await text_of(engine.submit(ask(max_tokens=450)))
+    behind.cancel()
+    await behind.released()
+    slot = engine.snapshot().slot(MODEL)
+    assert slot is not None
+    assert (slot.running, slot.waiting) == (0, 0)
 
 
 # ---------------------------------------------------------------- cancelling

@@ -40,6 +40,8 @@ from darkbloom_provider.engine.updates import (
     Close,
     Failed,
     Finished,
+    GoOn,
+    Hold,
     Load,
     Loaded,
     LoadFailed,
@@ -229,7 +231,12 @@ class Engine:
         if self._open_by_model[request.model] >= running + waiting:
             raise OverloadedError(request.model, waiting)
         key = next(self._keys)
-        generation = Generation(request.request_id, lambda: self._worker.inbox.put(Cancel(key)))
+        inbox = self._worker.inbox
+        generation = Generation(
+            request.request_id,
+            lambda: inbox.put(Cancel(key)),
+            lambda held: inbox.put(Hold(key) if held else GoOn(key)),
+        )
         self._open[key] = (request.model, generation)
         self._open_by_model[request.model] += 1
         if request.structure is None:

@@ -57,6 +57,20 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Compute no more of a request for now: its reader is far behind."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The reader of a request that was held has caught up."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Fail everything in flight, free everything and end the thread."""
 
@@ -70,7 +84,7 @@ class Reset:
     reason: str
 
 
-Command = Load | Unload | Submit | Cancel | Close | Reset
+Command = Load | Unload | Submit | Cancel | Hold | GoOn | Close | Reset
 
 # ---------------------------------------------------------------- from the thread
 

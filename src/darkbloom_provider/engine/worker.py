@@ -40,6 +40,8 @@ from darkbloom_provider.engine.updates import (
     Command,
     Failed,
     Finished,
+    GoOn,
+    Hold,
     Load,
     Loaded,
     LoadFailed,
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from darkbloom_provider.engine.loading import Weights
     from darkbloom_provider.engine.sampling import Samplers
 
+_BLOCKED_S = 0.05
+"""How often requests are let in, if there is room, behind others whose readers are far behind."""
 _POOL_SHARE = 16
 """One part in so many of the ceiling may be memory that MLX keeps for its next arrays."""
 
@@ -146,16 +150,18 @@ class Worker:
         updates: list[Update] = []
         idle = not self._loading and not any(batch.busy for batch in self._batches.values())
         try:
-            command = self.inbox.get(block=idle, timeout=self._until_a_probe())
+            command = self.inbox.get(block=idle, timeout=self._until_a_retry())
             while True:
                 updates += self._obey(command)
                 command = self.inbox.get_nowait()
         except queue.Empty:
             return updates
 
-    def _until_a_probe(self) -> float | None:
-        """Seconds until a model that is out of service is tried again, if there is one."""
+    def _until_a_retry(self) -> float | None:
+        """Seconds until something is to be tried again that no command announces, if there is."""
         waits = [batch.probe_in for batch in self._batches.values()]
+        if any(batch.blocked for batch in self._batches.values()):
+            waits.append(_BLOCKED_S)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _beat(self) -> None:
@@ -169,24 +175,32 @@ class Worker:
         self._progress = progress
 
     def _obey(self, command: Command) -> list[Update]:
+        updates: list[Update] = []
         match command:
             case Load():
-                return self._begin_loading(command)
+                updates += self._begin_loading(command)
             case Unload(model_id=model_id):
-                return self._unload(model_id)
+                updates += self._unload(model_id)
             case Submit():
-                return self._submit(command)
+                updates += self._submit(command)
             case Cancel(key=key):
-                batch = self._batches.get(self._owner.get(key, ""))
-                return [] if batch is None else list(batch.cancel(key))
+                if (batch := self._batch_of(key)) is not None:
+                    updates += batch.cancel(key)
+            case Hold(key=key) | GoOn(key=key):
+                if (batch := self._batch_of(key)) is not None:
+                    batch.hold(key, held=isinstance(command, Hold))
             case Reset(model=model, reason=reason):
                 for name, batch in self._batches.items():
                     batch.reset(reason if name == model else None)
                 self._owner.clear()
-                return [Recovered()]
+                updates.append(Recovered())
             case Close():
                 self._closing = True
-                return self._fail_everything(EngineClosedError())
+                updates += self._fail_everything(EngineClosedError())
+        return updates
+
+    def _batch_of(self, key: int) -> Batch | None:
+        return self._batches.get(self._owner.get(key, ""))
 
     def _submit(self, command: Submit) -> list[Update]:
         model = command.request.model
@@ -323,7 +337,7 @@ class Worker:
     def _decode_step(self) -> list[Update]:
         updates: list[Update] = []
         for model, batch in self._batches.items():
-            if batch.busy:
+            if batch.busy or batch.blocked:
                 self.pulse = replace(self.pulse, model=model)
                 updates += batch.step()
                 self._steps += 1
