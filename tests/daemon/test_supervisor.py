@@ -18,6 +18,7 @@ from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_server import listening
+from darkbloom_provider.daemon.presence import Fleet
 from darkbloom_provider.daemon.supervisor import (
     Assignment,
     LocalEndpoint,
@@ -140,6 +141,9 @@ class FakeRooms:
         if self.locked is not None:
             raise self.locked
         return self.linked
+
+    async def fleet(self) -> Fleet:
+        return None
 
     def sample(self) -> SystemMetrics:
         return SystemMetrics()

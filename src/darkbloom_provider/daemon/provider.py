@@ -16,11 +16,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from darkbloom_provider import logs
+from darkbloom_provider.account.client import CoordinatorClient
 from darkbloom_provider.account.credentials import Credentials, CredentialStore
 from darkbloom_provider.config import Config
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.presence import Fleet, fleet_of
 from darkbloom_provider.daemon.rooms import Engine, Link
 from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
 from darkbloom_provider.earnings.journal import Journal
@@ -93,6 +95,11 @@ class RealRooms:
     def credentials(self) -> Credentials | None:
         """The token for the configured coordinator, from the keyring or the file."""
         return CredentialStore(self._home, self._environ).load(self._config.coordinator.base_url)
+
+    async def fleet(self) -> Fleet:
+        """What the configured coordinator tells everybody. No token goes along."""
+        async with CoordinatorClient(self._config.coordinator.base_url) as client:
+            return await fleet_of(client)
 
     def sample(self) -> SystemMetrics:
         """How busy the machine is."""

@@ -11,6 +11,7 @@ from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon import books, slots
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.presence import Fleet
 from darkbloom_provider.daemon.terms import Inference
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
@@ -81,7 +82,7 @@ class Rooms(Protocol):
     """The parts a daemon is made of.
 
     `machine`, `installed`, `credentials`, `sample` and `open_journal` may block: they are called on
-    a thread. The others return at once.
+    a thread. The others return at once, but for `fleet`, which waits for the network.
     """
 
     def machine(self) -> Machine:
@@ -94,6 +95,10 @@ class Rooms(Protocol):
 
     def credentials(self) -> Credentials | None:
         """What links this machine to an account."""
+        ...
+
+    async def fleet(self) -> Fleet:
+        """Who is on the coordinator's list. May fail with a `DarkbloomError`."""
         ...
 
     def sample(self) -> SystemMetrics:

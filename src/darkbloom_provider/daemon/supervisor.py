@@ -35,6 +35,7 @@ from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_api import LocalApi
 from darkbloom_provider.daemon.local_server import LocalServer, address, listening
+from darkbloom_provider.daemon.presence import Listed, Presence
 from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
 from darkbloom_provider.daemon.slots import ModelSlots
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds, hardware_name
@@ -346,7 +347,17 @@ class Supervisor:
         jobs = JobRunner(answers, written, terms, tally, tasks)
         link = self._link = self._rooms.link(facts, jobs, self._link_changed)
         every_s = self._assignment.config.coordinator.heartbeat_interval_secs
+        presence = Presence(
+            fleet=self._rooms.fleet,
+            me=lambda: Listed(
+                machine.hardware.memory_gb, frozenset(model.id for model in self.models())
+            ),
+            link=link,
+            jobs=lambda: _begun(jobs.counts()),
+            clock=self._around.clock,
+        )
         measuring = [
+            tasks.create_task(presence.keep(), name="presence"),
             tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics"),
             tasks.create_task(speeds.keep(engine.snapshot), name="speeds"),
         ]
@@ -415,6 +426,10 @@ class Supervisor:
                 'posture = "development": claimed without being true here: '
                 + ", ".join(sorted(posture.claimed))
             )
+
+
+def _begun(counts: JobCounts) -> int:
+    return counts.in_flight + counts.served + counts.failed + counts.cancelled
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
