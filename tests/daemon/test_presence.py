@@ -174,7 +174,7 @@ async def test_the_embedded_coordinators_list_is_understood(tmp_path: Path) -> N
 async def test_a_provider_evicted_without_a_word_comes_back_on_the_same_socket(
     tmp_path: Path,
 ) -> None:
-    """The coordinator forgets it, keeps the socket open and says nothing: nobody else would tell."""
+    """The coordinator forgets it, keeps the socket open and says nothing."""
     async with (
         network(tmp_path) as net,
         CoordinatorClient(net.coordinator.base_url) as client,

@@ -251,3 +251,21 @@ async def test_a_model_that_failed_is_tried_again_when_it_was_replaced() -> None
 def test_what_did_not_change_on_the_disk_is_no_change() -> None:
     slots = ModelSlots([A, B], ManualTime().clock)
     assert not slots.change_to([A, B])
+
+
+async def test_a_removed_model_that_cannot_be_unloaded_now_is_tried_again() -> None:
+    class Stuck(FakeLoader):
+        async def unload(self, model_id: str) -> None:
+            if "unload" in self.fail:
+                raise self.fail["unload"]
+            await super().unload(model_id)
+
+    loader, slots = Stuck(), ModelSlots([A, B], ManualTime().clock)
+    await slots.load_all(loader)
+    slots.change_to([B])
+    loader.fail["unload"] = ModelError("the engine hangs")
+    await slots.unload_leaving(loader, dict)
+    assert loader.held == ["a", "b"]
+    loader.fail.clear()
+    await slots.unload_leaving(loader, dict)
+    assert loader.held == ["b"]

@@ -193,8 +193,13 @@ class ModelSlots:
                 continue
             # Before the first wait: a request that comes meanwhile loads it again, in order.
             self._set(model_id, "idle")
-            _log.info("model unloaded, replaced or removed", model=model_id)
-            await engine.unload(model_id)
+            try:
+                await engine.unload(model_id)
+            except DarkbloomError as error:
+                self._leaving.add(model_id)
+                _log.warning("model not unloaded yet", model=model_id, why=str(error))
+            else:
+                _log.info("model unloaded, replaced or removed", model=model_id)
 
     async def prepare(self, engine: Loader, model_id: str) -> None:
         """Note that a servable model is asked for, and have it in memory on return.

@@ -15,7 +15,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 
 from darkbloom_provider import __version__, logs
-from darkbloom_provider.account.credentials import Credentials
 from darkbloom_provider.control.models import (
     DEFAULT_DRAIN_SECONDS,
     AccountReload,
@@ -27,9 +26,10 @@ from darkbloom_provider.control.models import (
     StatusReport,
 )
 from darkbloom_provider.control.server import serving
-from darkbloom_provider.daemon import books, slots
+from darkbloom_provider.daemon import books
 from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.assignment import Assignment, LocalEndpoint, Surroundings
+from darkbloom_provider.daemon.desired import Desired
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
@@ -37,7 +37,6 @@ from darkbloom_provider.daemon.local_api import LocalApi
 from darkbloom_provider.daemon.local_server import LocalServer, address, listening
 from darkbloom_provider.daemon.presence import Listed, Presence
 from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
-from darkbloom_provider.daemon.slots import ModelSlots
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds, hardware_name
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.tally import Tally
@@ -86,12 +85,8 @@ class Supervisor:
         self._drain_s = DEFAULT_DRAIN_SECONDS
         self._life: asyncio.Task[None] | None = None
         self._machine: Machine | None = None
-        self._credentials: Credentials | None = None
-        self._slots = ModelSlots((), around.clock)
+        self._desired = Desired(assignment, rooms, around.clock)
         self._warnings: tuple[str, ...] = ()
-        self._left_out: tuple[str, ...] = ()
-        """Why installed models are not served."""
-        self._reloading = asyncio.Lock()
         self._background: list[asyncio.Task[None]] = []
         self._books: books.Books | None = None
         self._engine: Engine | None = None
@@ -105,6 +100,7 @@ class Supervisor:
     def status(self) -> StatusReport:
         """What the daemon does now, from memory alone."""
         jobs, link, machine = self._jobs, self._link, self._machine
+        credentials = self._desired.credentials
         settings = self._assignment.config
         state = DaemonState(
             version=__version__,
@@ -113,16 +109,16 @@ class Supervisor:
             started_at=self._started_at,
             coordinator_url=settings.coordinator.url,
             link=None if link is None else link.state,
-            linked=self._credentials is not None,
-            account_id=None if self._credentials is None else self._credentials.account_id,
+            linked=credentials is not None,
+            account_id=None if credentials is None else credentials.account_id,
             wallet_address=None if machine is None else machine.wallet_address,
             posture_setting=settings.attestation.posture,
             posture=None if machine is None else machine.posture,
-            slots=self._slots.snapshot(),
+            slots=self._desired.slots.snapshot(),
             jobs=JobCounts() if jobs is None else jobs.counts(),
             in_flight={} if jobs is None else jobs.in_flight(),
             books=None if self._books is None else self._books.snapshot(),
-            warnings=self._warnings + self._left_out,
+            warnings=self._warnings + self._desired.left_out,
             local=self._local,
         )
         return report(state, Moment(self._around.now(), self._around.clock()))
@@ -145,12 +141,12 @@ class Supervisor:
         """
         if self._assignment.local is not None:
             return AccountReload()
-        changed = await self._read_credentials()
+        changed = await self._desired.read_account()
         if changed and self._link is not None:
             self._link.request_reregister("the account has changed")
         return AccountReload(
             coordinator=self._assignment.config.coordinator.url,
-            linked=self._credentials is not None,
+            linked=self._desired.credentials is not None,
             changed=changed,
             in_flight=self.counts().in_flight,
         )
@@ -167,15 +163,15 @@ class Supervisor:
                 f"The provider is {self.phase}",
                 next_step="try again when `darkbloom status` says that it serves",
             )
-        async with self._reloading:
-            choice = await self._choice()
-            self._left_out = choice.left_out
-            changed = self._slots.change_to(choice.models)
+        changed = await self._desired.choose_models_again()
         if changed:
             task = tasks.create_task(self._take_up_models(engine, jobs), name="models changed")
             self._background.append(task)
-        models = tuple(model.id for model in choice.models)
-        return ModelsReload(models=models, changed=changed, left_out=choice.left_out)
+        return ModelsReload(
+            models=tuple(slot.model.id for slot in self._desired.slots.snapshot()),
+            changed=changed,
+            left_out=self._desired.left_out,
+        )
 
     def stop(self, deadline_s: float = DEFAULT_DRAIN_SECONDS) -> None:
         """Take no more work, finish what runs within `deadline_s` seconds, end `run()`.
@@ -200,15 +196,16 @@ class Supervisor:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that can answer."""
-        return self._slots.infos()
+        return self._desired.slots.infos()
 
     def warm(self) -> tuple[str, ...]:
         """Ids of those in memory, the one used last first."""
-        return self._slots.warm()
+        return self._desired.slots.warm()
 
     def token(self) -> Secret | None:
         """The device token, if an account is linked."""
-        return None if self._credentials is None else self._credentials.token
+        credentials = self._desired.credentials
+        return None if credentials is None else credentials.token
 
     def counts(self) -> JobCounts:
         """Requests and tokens since the start."""
@@ -255,8 +252,8 @@ class Supervisor:
             return
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
-        await self._choose_models()
-        await self._read_credentials()
+        await self._desired.choose_models()
+        await self._desired.read_account()
         async with (
             books.opened(
                 self._rooms.open_journal,
@@ -270,14 +267,14 @@ class Supervisor:
 
     async def _live_locally(self, endpoint: LocalEndpoint, tasks: asyncio.TaskGroup) -> None:
         with listening(endpoint.port) as listener:
-            await self._choose_models()
+            await self._desired.choose_models()
             async with self._loaded() as engine:
                 tally = Tally()
                 api = LocalApi(
                     self._answers(engine, tally, tasks),
                     tally,
                     endpoint.key,
-                    models=self._slots.servable,
+                    models=self._desired.slots.servable,
                     new_id=lambda: secrets.token_hex(16),
                     tasks=tasks,
                     created=int(self._started_at.timestamp()),
@@ -287,32 +284,9 @@ class Supervisor:
                 )
                 await self._serve(engine, api, LocalServer(api, listener), tasks)
 
-    async def _choose_models(self) -> None:
-        choice = await self._choice()
-        self._slots = ModelSlots(choice.models, self._around.clock)
-        self._left_out = choice.left_out
-
-    async def _choice(self) -> slots.Choice:
-        choice = slots.choose(
-            await asyncio.to_thread(self._rooms.installed),
-            self._assignment.config.backend,
-            named=self._assignment.models,
-            all_models=self._assignment.all_models,
-        )
-        for warning in choice.left_out:
-            _log.warning(warning)
-        return choice
-
-    async def _read_credentials(self) -> bool:
-        """Whether the token is another one than before."""
-        async with self._reloading:
-            before, now = self._credentials, await asyncio.to_thread(self._rooms.credentials)
-            self._credentials = now
-        return (before and before.token) != (now and now.token)
-
     async def _take_up_models(self, engine: Engine, jobs: Work) -> None:
-        await self._slots.unload_leaving(engine, jobs.in_flight)
-        await self._slots.load_waiting(engine)
+        await self._desired.slots.unload_leaving(engine, jobs.in_flight)
+        await self._desired.slots.load_waiting(engine)
         if self._link is not None:
             self._link.request_reregister("the models have changed")
 
@@ -321,7 +295,7 @@ class Supervisor:
         self.phase = "loading"
         async with self._rooms.engine() as engine:
             self._engine = engine
-            await self._slots.load_all(engine)
+            await self._desired.slots.load_all(engine)
             self._rooms.seal()
             yield engine
 
@@ -398,7 +372,8 @@ class Supervisor:
 
     def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
         offer = Offer(
-            models=self._slots.servable, prepare=functools.partial(self._slots.prepare, engine)
+            models=self._desired.slots.servable,
+            prepare=functools.partial(self._desired.slots.prepare, engine),
         )
         return Answers(engine, offer, tally, tasks, self._around.now)
 
@@ -406,9 +381,9 @@ class Supervisor:
         minutes = self._assignment.config.backend.idle_timeout_mins
         while True:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            await self._slots.unload_leaving(engine, jobs.in_flight)
+            await self._desired.slots.unload_leaving(engine, jobs.in_flight)
             if minutes:
-                await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+                await self._desired.slots.unload_idle(engine, minutes * 60, jobs.in_flight)
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is link_state.Phase.REGISTERED:
