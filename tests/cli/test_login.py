@@ -85,6 +85,18 @@ def test_login_shows_the_code_and_says_where_the_token_went(
     assert TOKEN not in shown
 
 
+def test_a_provider_that_missed_the_login_is_told_by_the_next_one(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Script({"GET /health": HEALTH, ACCOUNT: Answer(body=account_reply())})
+    with serving(script) as base, told_daemon(home, ToldDaemon()) as daemon:
+        store_of(home).save(base, Credentials(Secret(TOKEN), "5ada837c"))
+        daemon.account = AccountReload(coordinator=f"{base}/ws/provider", linked=True, changed=True)
+        assert run("--coordinator", base) == 0
+    assert daemon.asked == ["account"]
+    assert "earns for this account from now on" in capsys.readouterr().out
+
+
 def test_a_linked_machine_says_so_and_asks_for_no_code(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,10 @@ def invocation() -> Iterator[Invocation]:
             "The running provider earns for this account from now on.",
         ),
         (
+            AccountReload(coordinator=WORKS_FOR, linked=True, in_flight=2),
+            "The running provider earns for this account.",
+        ),
+        (
             AccountReload(coordinator=WORKS_FOR, linked=True, changed=True, in_flight=2),
             "The running provider earns for this account as soon as it has answered 2 requests.",
         ),

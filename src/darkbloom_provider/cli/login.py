@@ -60,6 +60,8 @@ def command(ctx: click.Context, invocation: Invocation, *, coordinator: str | No
         whose = f"account {account}" if account else "an account"
         invocation.out.print(f"This machine is already linked to {whose} at {base_url}.")
         invocation.out.print("To link it to another one, run `darkbloom logout` first.")
+        if (running := reload_account(invocation, base_url)) is not None:
+            invocation.out.print(running)
         return
     place = _save(store, base_url, credentials)
     whose = f" to account {credentials.account_id}" if credentials.account_id else ""

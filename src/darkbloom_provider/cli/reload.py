@@ -40,14 +40,14 @@ def reload_account(invocation: Invocation, base_url: str) -> str | None:
         return None
     if http_base(told.coordinator) != base_url:
         return f"The running provider works for {told.coordinator} and goes on as before."
-    if told.in_flight and told.changed:
+    where = "for this account" if told.linked else "under its own wallet address"
+    when = ""
+    if told.changed and told.in_flight:
         requests = "1 request" if told.in_flight == 1 else f"{told.in_flight} requests"
-        when = f"as soon as it has answered {requests}"
-    else:
-        when = "from now on"
-    if told.linked:
-        return f"The running provider earns for this account {when}."
-    return f"The running provider earns under its own wallet address {when}."
+        when = f" as soon as it has answered {requests}"
+    elif told.changed:
+        when = " from now on"
+    return f"The running provider earns {where}{when}."
 
 
 def reload_models(invocation: Invocation, model_id: str) -> str | None:
