@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from darkbloom_provider.engine.batch import Batch
 from darkbloom_provider.engine.engine import Engine
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
@@ -24,6 +25,8 @@ from darkbloom_provider.engine.errors import (
 )
 from darkbloom_provider.engine.generation import FAR_BEHIND, Generation
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest, Usage
+from darkbloom_provider.engine.updates import RequestUpdate
+from darkbloom_provider.engine.watch import overdue
 from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import ModelError
 
@@ -106,6 +109,26 @@ async def test_a_completion_that_stands_still_can_be_cancelled(engine: Engine) -
     slot = engine.snapshot().slot(MODEL)
     assert slot is not None
     assert (slot.running, slot.waiting) == (0, 0)
+
+
+async def test_a_newcomer_beside_one_that_stands_still_is_no_sign_of_a_hang(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = engine.submit(ask(max_tokens=450))
+    while behind.usage.completion_tokens < FAR_BEHIND + 1:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.001)
+    await text_of(engine.submit(ask(max_tokens=1)))
+    late: list[object] = []
+    step = Batch.step
+
+    def watched(batch: Batch) -> list[RequestUpdate]:
+        pulse = engine._worker.pulse
+        late.extend([pulse] if overdue(pulse, time.monotonic(), 60) else [])
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", watched)
+    await text_of(engine.submit(ask(max_tokens=5)))
+    assert late == []
 
 
 # ---------------------------------------------------------------- cancelling

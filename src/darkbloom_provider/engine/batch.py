@@ -303,9 +303,6 @@ class Batch:
 
     def _contents(self, key: int) -> Contents | None:
         """What the row of a running request holds, copied out of the batch."""
-        if key in self._parked:
-            aside = self._parked[key]
-            return aside.layers, tuple(aside.row.tokens)
         found = self._reading.contents(key) or self._decoding.contents(key)
         if found is None:
             return None

@@ -72,7 +72,7 @@ class Parked(NamedTuple):
 
     row: Row
     layers: list[Layer]
-    """Its own; they may share memory with the batch until they are copied."""
+    """Its own, for nobody else. They share memory with the batch until they are copied."""
     input: int
     """The token it is fed next."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from darkbloom_provider.engine.errors import EngineError
@@ -57,7 +57,8 @@ class Generation:
         self._cancel = cancel
         self._hold = hold
         self._held = False
-        self._read_tokens = 0
+        self._unread_from = 0
+        """The token with which what waits to be read began."""
         self._pieces: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._completion_tokens = 0
@@ -105,7 +106,6 @@ class Generation:
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
-        self._read_tokens = self._completion_tokens
         if self._held:
             self._held = False
             if not self._ended:
@@ -124,12 +124,7 @@ class Generation:
             case Progress(text=text, completion_tokens=completion_tokens, logprobs=logprobs):
                 self._completion_tokens = completion_tokens
                 if not self._ended:
-                    self._logprobs += logprobs
-                    if text:
-                        self._pieces.append(text)
-                    if not self._held and completion_tokens - self._read_tokens >= FAR_BEHIND:
-                        self._held = True
-                        self._hold(True)
+                    self._take(text, logprobs)
             case Finished(reason=reason, usage=usage, stop=stop):
                 self._completion_tokens = usage.completion_tokens
                 if not self._ended:
@@ -143,6 +138,19 @@ class Generation:
             case Released():
                 self._end()
         self._wake.set()
+
+    def _take(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
+        # Counted from what can be read: a reader whom no text has reached yet is not behind.
+        if not self._pieces and not self._logprobs:
+            self._unread_from = self._completion_tokens
+        self._logprobs += logprobs
+        if text:
+            self._pieces.append(text)
+        unread = bool(self._pieces or self._logprobs)
+        behind = self._completion_tokens - self._unread_from
+        if unread and behind >= FAR_BEHIND and not self._held:
+            self._held = True
+            self._hold(True)
 
     def _end(self) -> None:
         self._ended = True

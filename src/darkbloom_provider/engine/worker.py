@@ -337,10 +337,16 @@ class Worker:
     def _decode_step(self) -> list[Update]:
         updates: list[Update] = []
         for model, batch in self._batches.items():
-            if batch.busy or batch.blocked:
-                self.pulse = replace(self.pulse, model=model)
-                updates += batch.step()
-                self._steps += 1
+            before = self.pulse
+            if batch.busy:
+                self.pulse = replace(before, model=model)
+            elif batch.blocked:  # nothing is owed, so nothing is late
+                self.pulse = Pulse(model, self._clock())
+            else:
+                continue
+            updates += batch.step()
+            self.pulse = before
+            self._steps += 1
         return updates
 
     def _forget_owners(self, updates: list[Update]) -> None:
