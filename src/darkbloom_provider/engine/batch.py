@@ -302,7 +302,7 @@ class Batch:
         return tokens
 
     def _contents(self, key: int) -> Contents | None:
-        """What the row of a running request holds, copied out of the batch."""
+        """What the row of a running request holds, copied; None for one out of the batch."""
         found = self._reading.contents(key) or self._decoding.contents(key)
         if found is None:
             return None
