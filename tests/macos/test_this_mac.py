@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from darkbloom_provider.host import hardware, launchd, metrics, posture
+from darkbloom_provider.host import enclave, hardware, launchd, metrics, posture
 from darkbloom_provider.host.command import Tools
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.launchd import LaunchdService
 from darkbloom_provider.host.service import ServiceSpec
+from darkbloom_provider.protocol import signed
 
 pytestmark = [
     pytest.mark.macos,
@@ -38,6 +40,14 @@ def test_every_fact_of_the_posture_is_learned_or_says_why_not() -> None:
     assert found.hypervisor_active is not None, found.evidence
     assert found.rdma_disabled is not None, found.evidence
     assert set(found.evidence) == set(posture.FACTS)
+
+
+def test_the_secure_enclave_makes_a_key_or_the_system_says_why_not() -> None:
+    try:
+        key = enclave.new_key()
+    except EnclaveError as error:
+        pytest.skip(str(error))
+    assert signed.verify(key.public_text, key.sign(b"message"), b"message")
 
 
 def test_the_load_of_this_mac_is_in_range() -> None:

@@ -20,6 +20,7 @@ from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Books, RefusedError, Reply, Terms
 from darkbloom_provider.earnings.journal import JobRecord
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.link.reply import FrameOverLimitError
 from darkbloom_provider.protocol import money, signed
@@ -31,6 +32,8 @@ REMEMBERED_IDS = 4096
 """Ids kept, so that a request that comes twice is served once."""
 LARGE_BOX = 256 * 1024
 """Boxes of more characters are opened on a thread, so that the event loop stays free."""
+SIGNING_SECONDS = 1.0
+"""How long the enclave may take over an answer before it leaves without a signature."""
 
 _log = logs.get("daemon.jobs")
 
@@ -178,7 +181,9 @@ class JobRunner:
         digest = signed.response_hash(request_id, usage.completion_tokens, "".join(job.served))
         # A cancel that arrives now is the coordinator's usual one after the end, or too late.
         job.ending = True
-        await job.reply.complete(usage, response_hash=digest)
+        await job.reply.complete(
+            usage, response_hash=digest, se_signature=await self._signature(digest)
+        )
         # No await from here on: what was reported is counted and on its way to the journal.
         self._tally.served(usage)
         self._books.record(
@@ -195,6 +200,18 @@ class JobRunner:
                 ),
             )
         )
+
+    async def _signature(self, digest: str) -> str | None:
+        """The enclave's signature over what was answered. An answer without one is paid as well."""
+        key = self._terms.enclave_key
+        if key is None:
+            return None
+        try:
+            async with asyncio.timeout(SIGNING_SECONDS):
+                return await asyncio.to_thread(key.sign, digest.encode())
+        except (DarkbloomError, TimeoutError) as error:
+            _log.warning("answer not signed", why=str(error) or type(error).__name__)
+            return None
 
     async def _fail(self, job: _Job, message: str, status_code: int) -> None:
         self._tally.failed()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
+import platform
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine import engine
 from darkbloom_provider.engine.requests import EngineSettings
 from darkbloom_provider.errors import ConfigError
-from darkbloom_provider.host import hardware, identity, metrics, posture, privacy
+from darkbloom_provider.host import enclave, hardware, identity, metrics, posture, privacy
+from darkbloom_provider.host.enclave import EnclaveError, EnclaveKey
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.privacy import HardeningReport
 from darkbloom_provider.link.clock import waking_clock
@@ -79,6 +81,8 @@ class RealRooms:
             posture=measured,
             wallet_address=identity.wallet_address(self._home),
             machine_id=identity.machine_id(self._home),
+            os_version=platform.mac_ver()[0],
+            enclave_key=_enclave_key(),
         )
 
     def installed(self) -> Sequence[InstalledModel]:
@@ -133,6 +137,14 @@ class RealRooms:
     def capabilities(self, measured: Posture) -> PrivacyCapabilities:
         """What is done for privacy, measured now. The engine is a thread of this process."""
         return privacy.capabilities(self._hardening, engine_in_process=True, posture=measured)
+
+
+def _enclave_key() -> EnclaveKey | None:
+    try:
+        return enclave.new_key()
+    except EnclaveError as error:
+        _log.info("no attestation is sent", why=str(error))
+        return None
 
 
 def engine_settings(config: Config, memory_bytes: int) -> EngineSettings:

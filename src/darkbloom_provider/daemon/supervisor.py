@@ -28,7 +28,7 @@ from darkbloom_provider.control.server import serving
 from darkbloom_provider.daemon import books, slots
 from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.assignment import Assignment, LocalEndpoint, Surroundings
-from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts, attestation_of
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_api import LocalApi
@@ -264,6 +264,7 @@ class Supervisor:
             price=self._rooms.price,
             linked=lambda: self._credentials is not None,
             now=self._around.now,
+            enclave_key=machine.enclave_key,
         )
         speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
@@ -271,6 +272,7 @@ class Supervisor:
             self,
             version=__version__,
             public_key=self._key_pair.public_text,
+            attestation=attestation_of(machine, self._key_pair.public_text, self._started_at),
             speeds=speeds,
         )
         tally = Tally()

@@ -159,7 +159,7 @@ def checks(
         "core_dumps_disabled": _core_dumps_disabled(report, platform),
         "env_scrubbed": _absent(environment.is_dangerous, names, "dangerous variables"),
         "hypervisor_active": Check(
-            posture.hypervisor_active is True,
+            posture.hypervisor_reported is True,
             posture.evidence.get("hypervisor_active", "not measured"),
         ),
     }
