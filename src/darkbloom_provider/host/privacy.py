@@ -219,8 +219,13 @@ def _modules_blocked() -> Check:
     loaded = seal.refused_modules_loaded()
     if loaded:
         return Check(False, f"loaded before the seal: {', '.join(loaded)}")
-    refused = seal.imports_are_refused()
-    return Check(refused, f"import of a listed module {'refused' if refused else 'allowed'}")
+    facts = {
+        "listed modules": seal.imports_are_refused(),
+        "foreign native code": seal.foreign_native_code_is_refused(),
+        "foreign modules": seal.foreign_modules_are_refused(),
+    }
+    evidence = (f"{what} {'refused' if refused else 'allowed'}" for what, refused in facts.items())
+    return Check(all(facts.values()), "; ".join(evidence))
 
 
 def _runtime_locked(names: tuple[str, ...]) -> Check:
