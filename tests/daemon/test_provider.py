@@ -211,6 +211,7 @@ async def test_a_killed_daemon_leaves_nothing_that_keeps_the_next_from_starting(
     assert [model.id for model in register.models] == [MODEL]
     capabilities = register.privacy_capabilities
     assert capabilities is not None
+    assert capabilities.text_backend_inprocess
     assert capabilities.python_runtime_locked
     assert capabilities.dangerous_modules_blocked
     assert capabilities.anti_debug_enabled

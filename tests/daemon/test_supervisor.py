@@ -28,6 +28,7 @@ from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.errors import AlreadyRunningError, ModelError
 from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.state import LinkState, Phase
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.store import InstalledModel
@@ -36,7 +37,6 @@ from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
     Hardware,
     InferenceRequest,
-    PrivacyCapabilities,
     SystemMetrics,
 )
 from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
@@ -154,8 +154,8 @@ class FakeRooms:
     def seal(self) -> None:
         self.steps.append("seal")
 
-    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
-        return PrivacyCapabilities(sip_enabled=posture.sip_enabled is True)
+    def privacy(self, posture: Posture) -> dict[str, Check]:
+        return {"sip_enabled": Check(posture.sip_enabled is True, "csrutil status: so it says")}
 
 
 @dataclass

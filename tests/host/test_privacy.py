@@ -78,7 +78,8 @@ def test_a_hardened_and_sealed_process_holds_every_promise() -> None:
 def test_every_flag_of_the_wire_is_measured() -> None:
     assert set(ALL_TRUE) == set(PrivacyCapabilities.model_fields)
     found = run(
-        SEALED + "flags = privacy.capabilities(report, engine_in_process=True, posture=posture)\n"
+        SEALED + "flags = privacy.capabilities(privacy.checks(\n"
+        "    report, engine_in_process=True, posture=posture))\n"
         "print(flags.model_dump_json())"
     )
     assert found == ALL_TRUE

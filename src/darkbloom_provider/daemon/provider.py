@@ -31,7 +31,7 @@ from darkbloom_provider.errors import ConfigError
 from darkbloom_provider.host import enclave, hardware, identity, metrics, posture, privacy
 from darkbloom_provider.host.enclave import EnclaveError, EnclaveKey
 from darkbloom_provider.host.posture import Posture
-from darkbloom_provider.host.privacy import HardeningReport
+from darkbloom_provider.host.privacy import Check, HardeningReport
 from darkbloom_provider.link.clock import waking_clock
 from darkbloom_provider.link.coordinator_link import CoordinatorLink
 from darkbloom_provider.link.session import Timings
@@ -39,7 +39,7 @@ from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.models import store
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.models.store import InstalledModel
-from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.messages import SystemMetrics
 from darkbloom_provider.protocol.money import Price
 
 GB = 10**9
@@ -134,9 +134,11 @@ class RealRooms:
         if self._hardening is not None:
             self._hardening.seal.close()
 
-    def capabilities(self, measured: Posture) -> PrivacyCapabilities:
-        """What is done for privacy, measured now. The engine is a thread of this process."""
-        return privacy.capabilities(self._hardening, engine_in_process=True, posture=measured)
+    def privacy(self, measured: Posture) -> Mapping[str, Check]:
+        """What is done for privacy, measured now."""
+        return privacy.checks(
+            self._hardening, engine_in_process=engine.runs_in_this_process(), posture=measured
+        )
 
 
 def _enclave_key() -> EnclaveKey | None:

@@ -14,9 +14,10 @@ from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.terms import Inference
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.models.store import InstalledModel
-from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.messages import SystemMetrics
 from darkbloom_provider.protocol.money import Price
 
 
@@ -118,6 +119,6 @@ class Rooms(Protocol):
         """Everything that loads native code is loaded: allow no more of it."""
         ...
 
-    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
-        """What is done for privacy, measured now."""
+    def privacy(self, posture: Posture) -> Mapping[str, Check]:
+        """What is done for privacy, measured now: every flag of `PrivacyCapabilities`."""
         ...

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from darkbloom_provider import __version__, logs
 from darkbloom_provider.account.credentials import Credentials
@@ -40,6 +40,7 @@ from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.host import privacy
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.link import state as link_state
 from darkbloom_provider.link.state import LinkState
@@ -82,6 +83,7 @@ class Supervisor:
         self._drain_s = DEFAULT_DRAIN_SECONDS
         self._life: asyncio.Task[None] | None = None
         self._machine: Machine | None = None
+        self._privacy: Mapping[str, privacy.Check] = {}
         self._credentials: Credentials | None = None
         self._slots = ModelSlots((), around.clock)
         self._warnings: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ class Supervisor:
             wallet_address=None if machine is None else machine.wallet_address,
             posture_setting=settings.attestation.posture,
             posture=None if machine is None else machine.posture,
+            privacy=self._privacy,
             slots=self._slots.snapshot(),
             jobs=JobCounts() if jobs is None else jobs.counts(),
             in_flight={} if jobs is None else jobs.in_flight(),
@@ -172,7 +175,8 @@ class Supervisor:
         """What is done for privacy, measured now."""
         if self._machine is None:
             return PrivacyCapabilities()
-        return self._rooms.capabilities(self._machine.posture)
+        self._privacy = self._rooms.privacy(self._machine.posture)
+        return privacy.capabilities(self._privacy)
 
     # ------------------------------------------------------------ the life
 

@@ -5,7 +5,7 @@
 
 In order: `reexec_isolated()` as the first thing `serve` does; `harden()` before anything secret
 exists; `report.seal.close()` when everything that loads native code is loaded, before the first
-registration; then `capabilities()`.
+registration; then `checks()`.
 """
 
 from __future__ import annotations
@@ -165,22 +165,8 @@ def checks(
     }
 
 
-def capabilities(
-    report: HardeningReport | None,
-    *,
-    engine_in_process: bool,
-    posture: Posture,
-    environ: Mapping[str, str] | None = None,
-    platform: str = sys.platform,
-) -> PrivacyCapabilities:
+def capabilities(measured: Mapping[str, Check]) -> PrivacyCapabilities:
     """The flags as they are registered: `checks()` without the evidence."""
-    measured = checks(
-        report,
-        engine_in_process=engine_in_process,
-        posture=posture,
-        environ=environ,
-        platform=platform,
-    )
     return PrivacyCapabilities(**{name: check.holds for name, check in measured.items()})
 
 
