@@ -14,6 +14,7 @@ from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot, SlotSnapshot
 from darkbloom_provider.engine.speeds import Speed
 from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol import codec, signed
 from darkbloom_provider.protocol.attestation import judge
@@ -177,6 +178,25 @@ def test_a_machine_that_is_no_mac_claims_facts_in_development_posture_only(claim
 def test_a_challenge_is_signed_where_there_is_no_enclave_too() -> None:
     answer = facts().answer(CHALLENGE)
     assert answer.signature, "the protocol takes no empty one"
+
+
+def test_hashes_that_were_measured_are_registered_and_signed_in_every_answer() -> None:
+    measured = Hashes(python="1" * 64, runtime="2" * 64, files=3)
+    told = facts(machine=dataclasses.replace(ENCLAVED, runtime=measured))
+    register, answer = told.registration()[0], told.answer(CHALLENGE)
+    for message in (register, answer):
+        assert (message.python_hash, message.runtime_hash) == ("1" * 64, "2" * 64)
+        assert message.template_hashes is None
+    assert ENCLAVED.enclave_key is not None
+    unsigned = answer.model_copy(update={"status_signature": None})
+    status = signed.status_message(CHALLENGE, unsigned)
+    assert b'"runtime_hash":"2222' in status
+    assert signed.verify(ENCLAVED.enclave_key.public_text, answer.status_signature or "", status)
+
+
+def test_hashes_that_could_not_be_measured_are_left_out() -> None:
+    assert "_hash" not in codec.encode(facts().registration()[0])
+    assert "_hash" not in codec.encode(facts().answer(CHALLENGE))
 
 
 # ---------------------------------------------------------------- attestation

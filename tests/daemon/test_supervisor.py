@@ -29,6 +29,7 @@ from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.errors import AlreadyRunningError, ModelError
 from darkbloom_provider.host.posture import Posture, development, linux_posture
 from darkbloom_provider.host.privacy import Check
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.state import LinkState, Phase
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.store import InstalledModel
@@ -117,6 +118,9 @@ class FakeRooms:
             wallet_address="0x1",
             machine_id="0" * 32,
         )
+
+    def runtime(self) -> Hashes | None:
+        return Hashes(python="1" * 64, runtime="2" * 64, files=3)
 
     def installed(self) -> list[InstalledModel]:
         return [InstalledModel(name, Path(name), 10, "llama", "float32") for name in self.models]
@@ -232,6 +236,13 @@ async def test_the_parts_start_in_order_and_the_seal_closes_before_the_link(
         assert one.supervisor.ready.is_set()
     assert rooms.engines.closed
     assert one.supervisor.status().phase == "stopped"
+
+
+async def test_the_runtime_is_hashed_beside_the_start_and_registered(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        await one.serving()
+        register, _ = rooms.facts[0].registration()
+    assert (register.python_hash, register.runtime_hash) == ("1" * 64, "2" * 64)
 
 
 async def test_status_can_be_asked_while_a_model_loads(rooms: FakeRooms) -> None:

@@ -18,6 +18,7 @@ from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol import signed
 from darkbloom_provider.protocol.attestation import AttestationBlob, attest
@@ -54,6 +55,22 @@ class Machine:
     os_version: str = ""
     enclave_key: SigningKey | None = field(default=None, repr=False)
     """The key in the Secure Enclave; None where there is none."""
+    runtime: Hashes | None = None
+    """As of the start: the code that runs is the one that was there then."""
+
+    @property
+    def python_hash(self) -> str | None:
+        """The interpreter's hash; None if it was not measured."""
+        return None if self.runtime is None else self.runtime.python
+
+    @property
+    def runtime_hash(self) -> str | None:
+        """The libraries' hash; None if it was not measured.
+
+        There is no `binary_hash` beside it, as the only binary is the interpreter, and an unlisted
+        one would cost the machine its trust; nor `template_hashes`: templates come with models.
+        """
+        return None if self.runtime is None else self.runtime.runtime
 
 
 def attestation_of(machine: Machine, public_key: str, at: dt.datetime) -> str | None:
@@ -156,6 +173,8 @@ class ProviderFacts:
             encrypted_response_chunks=True,
             wallet_address=self._machine.wallet_address,
             auth_token=None if token is None else token.reveal(),
+            python_hash=self._machine.python_hash,
+            runtime_hash=self._machine.runtime_hash,
             privacy_capabilities=self._activity.capabilities(),
             machine_id=self._machine.machine_id,
         )
@@ -197,6 +216,8 @@ class ProviderFacts:
             rdma_disabled=posture.rdma_disabled,
             sip_enabled=posture.sip_enabled,
             secure_boot_enabled=posture.secure_boot_enabled,
+            python_hash=self._machine.python_hash,
+            runtime_hash=self._machine.runtime_hash,
         )
         status = self._signing_key.sign(signed.status_message(challenge, response))
         return response.model_copy(update={"status_signature": status})

@@ -28,10 +28,19 @@ from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine import engine
 from darkbloom_provider.engine.requests import EngineSettings
 from darkbloom_provider.errors import ConfigError
-from darkbloom_provider.host import enclave, hardware, identity, metrics, posture, privacy
+from darkbloom_provider.host import (
+    enclave,
+    hardware,
+    identity,
+    metrics,
+    posture,
+    privacy,
+    runtime,
+)
 from darkbloom_provider.host.enclave import EnclaveError, EnclaveKey
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.privacy import Check, HardeningReport
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.clock import waking_clock
 from darkbloom_provider.link.coordinator_link import CoordinatorLink
 from darkbloom_provider.link.session import Timings
@@ -84,6 +93,14 @@ class RealRooms:
             os_version=platform.mac_ver()[0],
             enclave_key=_enclave_key(),
         )
+
+    def runtime(self) -> Hashes | None:
+        """Hash the interpreter and the libraries."""
+        try:
+            return runtime.measure()
+        except OSError as error:
+            _log.warning("the runtime is not hashed", file=error.filename, why=error.strerror)
+            return None
 
     def installed(self) -> Sequence[InstalledModel]:
         """The models imported under this home.

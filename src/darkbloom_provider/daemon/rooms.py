@@ -15,6 +15,7 @@ from darkbloom_provider.daemon.terms import Inference
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.privacy import Check
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.protocol.messages import SystemMetrics
@@ -77,12 +78,16 @@ class Work(Protocol):
 class Rooms(Protocol):
     """The parts a daemon is made of.
 
-    `machine`, `installed`, `credentials`, `sample` and `open_journal` may block: they are called on
-    a thread. The others return at once.
+    `machine`, `runtime`, `installed`, `credentials`, `sample` and `open_journal` may block: they
+    are called on a thread. The others return at once.
     """
 
     def machine(self) -> Machine:
         """Measure this machine."""
+        ...
+
+    def runtime(self) -> Hashes | None:
+        """What this process is made of; None if that cannot be read."""
         ...
 
     def installed(self) -> Sequence[InstalledModel]:

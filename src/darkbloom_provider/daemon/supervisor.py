@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -42,6 +43,7 @@ from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host import privacy
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link import state as link_state
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.logs import Secret
@@ -207,6 +209,16 @@ class Supervisor:
         if self._assignment.local is not None:
             await self._live_locally(self._assignment.local, tasks)
             return
+        # Takes a second or more, and is needed only when the link begins: models load meanwhile.
+        hashing = tasks.create_task(asyncio.to_thread(self._rooms.runtime), name="runtime")
+        try:
+            await self._live_for_a_coordinator(hashing, tasks)
+        finally:
+            hashing.cancel()
+
+    async def _live_for_a_coordinator(
+        self, hashing: asyncio.Task[Hashes | None], tasks: asyncio.TaskGroup
+    ) -> None:
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
         await self._choose_models()
@@ -220,7 +232,8 @@ class Supervisor:
             ) as self._books,
             self._loaded() as engine,
         ):
-            await self._serve_network(engine, self._machine, self._books, tasks)
+            machine = dataclasses.replace(self._machine, runtime=await hashing)
+            await self._serve_network(engine, machine, self._books, tasks)
 
     async def _live_locally(self, endpoint: LocalEndpoint, tasks: asyncio.TaskGroup) -> None:
         with listening(endpoint.port) as listener:
