@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from darkbloom_provider.doctor.checkup import CHECKS
 from darkbloom_provider.doctor.place import Place
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.paths import Home
-from support.processes import darkbloom
+from support.processes import PATIENCE_S, darkbloom, environment
 
 AWAY = ("--coordinator", "http://127.0.0.1:9")
 TOKEN = "eigeninference-pt-" + "a" * 64
@@ -129,6 +131,30 @@ def test_a_bundle_that_cannot_be_written_says_so(
     with pytest.raises(DarkbloomError, match="cannot be written") as refused:
         doctor._write_bundle(Place(home=Home(home), environ={}), [])
     assert refused.value.next_step
+
+
+def test_a_name_server_that_hangs_holds_up_neither_the_report_nor_the_end(home: Path) -> None:
+    program = (
+        "import socket, sys, threading\n"
+        "socket.getaddrinfo = lambda *a, **k: threading.Event().wait()\n"
+        "from darkbloom_provider.doctor import checkup, finding\n"
+        "examine = finding.examine\n"
+        "checkup.examine = lambda checks, limit_s: examine(checks, 3)\n"
+        "from darkbloom_provider.cli.main import main\n"
+        "main(['doctor', '--json', '--coordinator', 'http://coordinator.example'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    document = json.loads(ended.stdout)
+    assert finding(document, "coordinator")["verdict"] == "unknown"
+    assert finding(document, "disk")["verdict"] == "ok"
+    assert ended.returncode == 1, "no model"
 
 
 def test_an_address_that_is_none_is_a_usage_error(home: Path) -> None:

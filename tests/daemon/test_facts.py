@@ -13,6 +13,7 @@ from darkbloom_provider.daemon.facts import Machine, ProviderFacts, attestation_
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot, SlotSnapshot
 from darkbloom_provider.engine.speeds import Speed
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.posture import Posture, development, linux_posture
 from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
@@ -239,6 +240,23 @@ def test_the_attestation_travels_byte_for_byte_on_every_registration() -> None:
     arrived = codec.decode_from_provider(codec.encode(register))
     assert isinstance(arrived, Register)
     assert arrived.attestation == text
+
+
+class FailingKey:
+    """A key that the system has taken away."""
+
+    public_text = "key"
+
+    def sign(self, _message: bytes) -> str:
+        raise EnclaveError("The Secure Enclave does not sign")
+
+
+def test_an_enclave_that_fails_later_ends_the_attestation_and_nothing_else() -> None:
+    machine = dataclasses.replace(ENCLAVED, enclave_key=FailingKey())
+    told = facts(machine=machine, attestation="the attestation")
+    answer = told.answer(CHALLENGE)
+    assert answer.signature
+    assert told.registration()[1] is None
 
 
 def test_without_an_enclave_none_is_sent() -> None:

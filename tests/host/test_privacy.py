@@ -133,6 +133,79 @@ def test_the_kernel_refuses_debuggers() -> None:
     assert found == [1, 0, True, 0, False], "made dumpable again, the flag must fall"
 
 
+ATTACK = """
+import signal
+def attacked(hardened):
+    "Another process of the same user tries: attach, read the memory."
+    ready, tell = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        if os.getuid() == 0:
+            os.setgid(65534); os.setuid(65534)
+        libc = ctypes.CDLL(None)
+        libc.prctl(4, 1, 0, 0, 0)  # changing the user has made it undumpable
+        if hardened:
+            privacy.harden()
+        os.write(tell, b"!")
+        signal.pause()
+        os._exit(0)
+    os.read(ready, 1)
+    attacker = os.fork()
+    if attacker == 0:
+        if os.getuid() == 0:
+            os.setgid(65534); os.setuid(65534)
+        def reads():
+            open(f"/proc/{victim}/mem", "rb").close()
+        outcome = [ctypes.CDLL(None).ptrace(16, victim, None, None) == 0, True]
+        try:
+            reads()
+        except OSError:
+            outcome[1] = False
+        os._exit(outcome[0] * 2 + outcome[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(attacker, 0)[1])
+    os.kill(victim, signal.SIGKILL); os.waitpid(victim, 0)
+    return [bool(code & 2), bool(code & 1)]
+print(json.dumps([attacked(False), attacked(True)]))
+"""
+
+
+@linux_only
+def test_another_process_of_the_same_user_can_neither_attach_nor_read() -> None:
+    open_one, hardened_one = run(ATTACK)
+    assert hardened_one == [False, False]
+    if open_one != [True, True]:
+        pytest.skip("this system lets nobody attach, hardened or not")
+
+
+@linux_only
+def test_a_debugger_that_is_attached_shows() -> None:
+    found = run(
+        "tracing = ctypes.CDLL(None).ptrace(0, 0, None, None)  # PTRACE_TRACEME\n"
+        + SEALED
+        + "print(json.dumps([tracing, measured(report)['anti_debug_enabled']]))"
+    )
+    if found[0] != 0:
+        pytest.skip("this system lets nobody trace")
+    assert found[1] is False
+
+
+@linux_only
+def test_a_hardened_process_that_crashes_leaves_no_core(tmp_path: Path) -> None:
+    dumped = run(
+        f"os.chdir({str(tmp_path)!r})\n"
+        "def crashed(hardened):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        if hardened: privacy.harden()\n"
+        "        os.kill(os.getpid(), 11)\n"
+        "    return os.WCOREDUMP(os.waitpid(child, 0)[1])\n"
+        "print(json.dumps([crashed(False), crashed(True)]))"
+    )
+    assert dumped[1] is False
+    if not dumped[0]:
+        pytest.skip("this system dumps no cores, hardened or not")
+
+
 def test_the_seal_refuses_tracing_and_native_code_only_once_closed() -> None:
     found = run(
         "report = privacy.harden()\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from darkbloom_provider.cli.context import (
 )
 from darkbloom_provider.doctor import bundle as bundles
 from darkbloom_provider.doctor.checkup import checkup, document, healthy, repair
-from darkbloom_provider.doctor.finding import Finding, Verdict
+from darkbloom_provider.doctor.finding import Finding, Verdict, someone_is_left
 from darkbloom_provider.doctor.place import Place
 from darkbloom_provider.errors import DarkbloomError, ExitCode
 
@@ -68,8 +70,13 @@ def command(
     if bundle:
         path = _write_bundle(place, findings)
         invocation.err.print(f"Bundle: {path}. Look into it before you send it to anybody.")
-    if not healthy(findings):
-        ctx.exit(ExitCode.FAILURE)
+    code = ExitCode.OK if healthy(findings) else ExitCode.FAILURE
+    if someone_is_left():
+        # The interpreter would wait at its end for what a check left running, a name server say.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    ctx.exit(code)
 
 
 def lines(findings: Sequence[Finding], repaired: Sequence[str], *, fix: bool) -> Iterator[str]:

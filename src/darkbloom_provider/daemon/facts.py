@@ -17,6 +17,7 @@ from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
@@ -205,6 +206,17 @@ class ProviderFacts:
 
     def answer(self, challenge: AttestationChallenge) -> AttestationResponse:
         """The answer to a challenge. A fact that could not be measured stays absent."""
+        try:
+            return self._signed_answer(challenge)
+        except DarkbloomError as error:
+            # The coordinator will not believe the answer below; the next registration is one
+            # without an attestation, under which it will.
+            _log.error("the attestation is given up", why=str(error))
+            self._attestation = None
+            self._signing_key = SoftwareKey()
+            return self._signed_answer(challenge)
+
+    def _signed_answer(self, challenge: AttestationChallenge) -> AttestationResponse:
         posture = self._machine.posture
         response = AttestationResponse(
             nonce=challenge.nonce,

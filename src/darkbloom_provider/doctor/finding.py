@@ -13,6 +13,7 @@ from darkbloom_provider.errors import DarkbloomError
 
 LIMIT_S: Final = 30.0
 """Seconds for the whole examination. Every tool that is asked has a shorter limit of its own."""
+_THREADS: Final = "doctor "
 
 
 class Verdict(enum.StrEnum):
@@ -82,7 +83,7 @@ def examine(checks: Mapping[str, Check], limit_s: float = LIMIT_S) -> list[Findi
     found: dict[str, Sequence[Finding]] = {}
     threads = {
         name: threading.Thread(
-            target=_run, args=(name, check, found), name=f"doctor {name}", daemon=True
+            target=_run, args=(name, check, found), name=_THREADS + name, daemon=True
         )
         for name, check in checks.items()
     }
@@ -93,6 +94,11 @@ def examine(checks: Mapping[str, Check], limit_s: float = LIMIT_S) -> list[Findi
         thread.join(max(0.0, deadline - time.monotonic()))
     late = {name: (unknown(name, f"no answer within {limit_s:g} s"),) for name in checks}
     return [finding for name in checks for finding in {**late, **found}[name]]
+
+
+def someone_is_left() -> bool:
+    """Whether a check that was given up still runs in this process."""
+    return any(thread.name.startswith(_THREADS) for thread in threading.enumerate())
 
 
 def _run(name: str, check: Check, found: dict[str, Sequence[Finding]]) -> None:
