@@ -77,11 +77,19 @@ def test_fix_puts_right_what_needs_no_decision(home: Path) -> None:
     home.chmod(0o755)
     (home / "wallet_key").write_text("b" * 64)
     (home / "wallet_key").chmod(0o644)
+    (home / "machine_id").write_text("c" * 32)
+    (home / "machine_id").chmod(0o600)
+    (home / "credentials.json").write_text('{"version": 1}')
+    (home / "credentials.json").chmod(0o640)
     before = report(home, *AWAY)
     assert finding(before, "secrets")["can_be_fixed"]
     assert (home / "wallet_key").stat().st_mode & 0o777 == 0o644, "looking changes nothing"
+    assert (home / "credentials.json").stat().st_mode & 0o777 == 0o640
+    assert finding(before, "identity")["verdict"] == "unknown"
     after = report(home, *AWAY, "--fix")
-    assert len(after["repaired"]) == 2
+    assert len(after["repaired"]) == 3
+    assert finding(after, "identity")["verdict"] == "ok"
+    assert finding(after, "account")["verdict"] == "note"
     assert finding(after, "secrets")["verdict"] == "ok"
     assert finding(after, "home")["verdict"] == "ok"
 
@@ -92,6 +100,7 @@ def test_no_secret_is_ever_shown_or_bundled(
     settings = home / "config" / "darkbloom" / "provider.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text('[coordinator]\nurl = "http://owner:hunter22@127.0.0.1:9"\n')
+    (home / "credentials.json").touch(0o600)
     entry = {"http://owner:hunter22@127.0.0.1:9": {"token": TOKEN}}
     (home / "credentials.json").write_text(json.dumps({"version": 1, "coordinators": entry}))
     (home / "wallet_key").write_text("b" * 64)

@@ -34,6 +34,7 @@ from darkbloom_provider.link.state import LinkState, Phase
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.paths import Home
+from darkbloom_provider.protocol.attestation import judge
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
     Hardware,
@@ -41,6 +42,7 @@ from darkbloom_provider.protocol.messages import (
     SystemMetrics,
 )
 from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
+from darkbloom_provider.protocol.signed import SoftwareKey, verify
 from support.daemon_parts import MODEL, NOW, FakeEngine, FakeJournal, FakeReply, chat
 from support.manual_time import settle
 from support.processes import until
@@ -108,6 +110,7 @@ class FakeRooms:
     links: list[FakeLink] = field(default_factory=list)
     facts: list[ProviderFacts] = field(default_factory=list)
     linked: Credentials | None = None
+    enclave_key: SoftwareKey | None = None
     journal: FakeJournal | None = None
 
     def machine(self) -> Machine:
@@ -117,6 +120,7 @@ class FakeRooms:
             posture=self.posture,
             wallet_address="0x1",
             machine_id="0" * 32,
+            enclave_key=self.enclave_key,
         )
 
     def runtime(self) -> Hashes | None:
@@ -243,6 +247,29 @@ async def test_the_runtime_is_hashed_beside_the_start_and_registered(rooms: Fake
         await one.serving()
         register, _ = rooms.facts[0].registration()
     assert (register.python_hash, register.runtime_hash) == ("1" * 64, "2" * 64)
+
+
+@pytest.mark.parametrize("sip", [True, None])
+async def test_answers_are_signed_only_with_a_key_that_was_attested(
+    rooms: FakeRooms, sip: bool | None
+) -> None:
+    rooms.enclave_key = key = SoftwareKey()
+    rooms.posture = Posture(sip_enabled=sip, secure_boot_enabled=True)
+    async with life(rooms) as one:
+        link = await one.serving()
+        register, attestation = rooms.facts[0].registration()
+        reply = start(rooms, link)
+        await reply.over.wait()
+    (signature,) = reply.signatures
+    if sip is None:
+        assert (attestation, signature) == (None, None)
+        return
+    assert attestation is not None
+    assert judge(attestation, register.public_key).valid
+    ((_, digest),) = reply.completions
+    assert digest is not None
+    assert signature is not None
+    assert verify(key.public_text, signature, digest.encode())
 
 
 async def test_status_can_be_asked_while_a_model_loads(rooms: FakeRooms) -> None:

@@ -41,6 +41,26 @@ def test_what_others_can_read_is_wrong_and_can_be_closed(place: Place) -> None:
     assert place.home.wallet_key.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_damaged_identity_is_told_and_a_sound_one_shows_its_address(place: Place) -> None:
+    place.home.machine_id.write_text("0" * 32)
+    place.home.wallet_key.write_text("1".rjust(64, "0"))
+    for path in (place.home.machine_id, place.home.wallet_key):
+        path.chmod(0o600)
+    (found,) = own.identity(place)
+    assert "0x8e6c57bb205bb373fe4e3a6f69404a8bb767b417" in found.evidence
+    place.home.wallet_key.write_text("half")
+    (found,) = examine({"identity": lambda: own.identity(place)})
+    assert found.verdict is Verdict.WRONG
+    assert found.next_step
+
+
+def test_what_is_to_be_typed_holds_for_a_path_with_a_space(tmp_path: Path) -> None:
+    root = tmp_path / "a home"
+    root.mkdir(mode=0o755)
+    (found, *_) = own.home(Place(home=Home(root), environ={}))
+    assert found.next_step == f"chmod 700 '{root}'"
+
+
 def test_a_repair_that_fails_says_so() -> None:
     def refuse() -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -62,7 +82,15 @@ def test_a_full_disk_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_is_made_by_looking(place: Place) -> None:
     shutil.rmtree(place.home.root)
-    for check in (own.home, own.journal, own.models, own.account, own.daemon, own.service):
+    for check in (
+        own.home,
+        own.identity,
+        own.journal,
+        own.models,
+        own.account,
+        own.daemon,
+        own.service,
+    ):
         list(check(place))
     assert not place.home.root.exists()
 

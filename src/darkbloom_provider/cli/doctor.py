@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from darkbloom_provider import logs
 from darkbloom_provider.cli.context import (
     Invocation,
     coordinator_option,
@@ -50,6 +51,7 @@ def command(
     Works without a running provider, without a network and with broken settings. Exits with 1 if
     something is wrong.
     """
+    logs.configure(verbose=invocation.verbose)
     if coordinator is not None:
         coordinator = invocation.address(coordinator)
     place = Place(

@@ -276,12 +276,14 @@ class Supervisor:
     async def _serve_network(
         self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
     ) -> None:
+        attestation = attestation_of(machine, self._key_pair.public_text, self._started_at)
         terms = Terms(
             key_pair=self._key_pair,
             price=self._rooms.price,
             linked=lambda: self._credentials is not None,
             now=self._around.now,
-            enclave_key=machine.enclave_key,
+            # A signature that nobody has the key to is worth nothing.
+            enclave_key=None if attestation is None else machine.enclave_key,
         )
         speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
@@ -289,7 +291,7 @@ class Supervisor:
             self,
             version=__version__,
             public_key=self._key_pair.public_text,
-            attestation=attestation_of(machine, self._key_pair.public_text, self._started_at),
+            attestation=attestation,
             speeds=speeds,
         )
         tally = Tally()

@@ -17,6 +17,7 @@ CHECKS: Final[dict[str, Callable[[Place], Iterable[Finding]]]] = {
     "program": machine.program,
     "settings": own.settings,
     "home": own.home,
+    "identity": own.identity,
     "journal": own.journal,
     "models": own.models,
     "account": own.account,

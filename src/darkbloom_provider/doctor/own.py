@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from darkbloom_provider.doctor.finding import Finding, Repair, Verdict, note, ok
 from darkbloom_provider.doctor.place import DAEMON_S, TOOL_S, Place
 from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.errors import AlreadyRunningError, UnreachableError
+from darkbloom_provider.host import identity as host_identity
 from darkbloom_provider.host.managers import service_manager
 from darkbloom_provider.host.service import daemon_pid
 from darkbloom_provider.models import store
 
 LEAST_FREE_BYTES: Final = 10**9
 SETTINGS_UNREADABLE: Final = "the settings that name the coordinator cannot be read"
+
+NOT_READ: Final = "not read while others can read it: reading would close it, and this only looks"
 
 
 def settings(place: Place) -> Iterator[Finding]:
@@ -49,16 +53,22 @@ def home(place: Place) -> Iterator[Finding]:
     if not root.exists():
         yield note("home", f"{root} does not exist yet; the first command that needs it makes it")
     elif not root.is_dir():
-        yield wrong("home", f"{root} is not a directory", f"move it away: mv {root} {root}.old")
+        yield wrong(
+            "home",
+            f"{root} is not a directory",
+            f"move it away: mv {_quoted(root)} {_quoted(root)}.old",
+        )
         return
     elif not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        yield wrong("home", f"{root} cannot be written", f"make it yours: chmod u+rwx {root}")
+        yield wrong(
+            "home", f"{root} cannot be written", f"make it yours: chmod u+rwx {_quoted(root)}"
+        )
         return
     elif _is_open(root):
         private = Repair(f"closed {root} to others", lambda: root.chmod(paths.PRIVATE_DIRECTORY))
         # What is secret in there is closed by itself: see below.
         open_to_all = f"others can look into {root}"
-        yield Finding("home", Verdict.NOTE, open_to_all, f"chmod 700 {root}", private)
+        yield Finding("home", Verdict.NOTE, open_to_all, f"chmod 700 {_quoted(root)}", private)
     else:
         yield ok("home", f"{root}, only for you")
     yield from _secret_files(place)
@@ -83,13 +93,29 @@ def _secret_files(place: Place) -> Iterator[Finding]:
         if _is_open(path):
             close = functools.partial(path.chmod, paths.PRIVATE_FILE)
             private = Repair(f"closed {path} to others", close)
-            yield wrong("secrets", f"others can read {path}", f"chmod 600 {path}", private)
+            yield wrong("secrets", f"others can read {path}", f"chmod 600 {_quoted(path)}", private)
     if there and not any(_is_open(path) for path in there):
         yield ok("secrets", f"{', '.join(path.name for path in there)}: only for you")
 
 
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 def _is_open(path: Path) -> bool:
     return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+
+
+def identity(place: Place) -> Iterator[Finding]:
+    """Who this machine is to the network. Nothing is made here."""
+    if not (place.home.wallet_key.exists() and place.home.machine_id.exists()):
+        yield note("identity", "none yet; the first `darkbloom serve` makes it")
+        return
+    if _is_open(place.home.wallet_key) or _is_open(place.home.machine_id):
+        yield unknown("identity", NOT_READ)
+        return
+    host_identity.machine_id(place.home)
+    yield ok("identity", f"unlinked earnings go to {host_identity.wallet_address(place.home)}")
 
 
 def journal(place: Place) -> Iterator[Finding]:
@@ -119,6 +145,9 @@ def account(place: Place) -> Iterator[Finding]:
     base_url = place.base_url()
     if base_url is None:
         yield unknown("account", SETTINGS_UNREADABLE)
+        return
+    if place.home.credentials.exists() and _is_open(place.home.credentials):
+        yield unknown("account", NOT_READ)
         return
     linked = CredentialStore(place.home, place.environ).load(base_url)
     if linked is None:
@@ -192,7 +221,9 @@ def _no_daemon(place: Place, error: UnreachableError) -> Iterator[Finding]:
         left = f"{socket} was left behind by a provider that died"
         yield Finding("daemon", Verdict.NOTE, left, repair=dead)
     elif socket.exists():
-        raise AlreadyRunningError(f"{socket} is in the way", next_step=f"move {socket} away")
+        raise AlreadyRunningError(
+            f"{socket} is in the way", next_step=f"move {_quoted(socket)} away"
+        )
 
 
 def service(place: Place) -> Iterator[Finding]:
