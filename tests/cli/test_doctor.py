@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,36 @@ def home(tmp_path: Path) -> Path:
 def report(home: Path, *arguments: str, **env: str) -> dict[str, Any]:
     ended = darkbloom("doctor", "--json", *arguments, home=home, env=env)
     document: dict[str, Any] = json.loads(ended.stdout)
-    assert ended.returncode == (0 if document["healthy"] else 1), ended.stderr
+    assert ended.returncode == (1 if document["counts"]["wrong"] else 0), ended.stderr
     return document
 
 
 def finding(document: dict[str, Any], check: str) -> dict[str, Any]:
     found: dict[str, Any] = next(f for f in document["findings"] if f["check"] == check)
     return found
+
+
+@contextlib.contextmanager
+def serving_health() -> Iterator[int]:
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"status":"ok","providers":3}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_fresh_machine_offline_is_told_what_to_type_for_everything_wrong(home: Path) -> None:
@@ -170,6 +197,15 @@ def test_an_address_that_is_none_is_a_usage_error(home: Path) -> None:
     ended = darkbloom("doctor", "--coordinator", "nonsense", home=home)
     assert ended.returncode == 2
     assert "--coordinator" in ended.stderr
+
+
+def test_a_machine_with_nothing_wrong_exits_with_0(home: Path, tiny_model: Path) -> None:
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "tiny").symlink_to(tiny_model, target_is_directory=True)
+    with serving_health() as port:
+        document = report(home, "--coordinator", f"http://127.0.0.1:{port}")
+    assert document["counts"]["wrong"] == 0
+    assert finding(document, "coordinator")["evidence"].endswith("answers, 3 providers connected")
 
 
 def test_every_check_says_what_it_is_for() -> None:

@@ -259,6 +259,11 @@ def test_an_enclave_that_fails_later_ends_the_attestation_and_nothing_else() -> 
     assert told.registration()[1] is None
 
 
+def test_an_enclave_that_does_not_sign_attests_nothing() -> None:
+    machine = dataclasses.replace(ENCLAVED, enclave_key=FailingKey())
+    assert attestation_of(machine, "the-public-key", AT) is None
+
+
 def test_without_an_enclave_none_is_sent() -> None:
     assert attestation_of(MACHINE, "the-public-key", AT) is None
 

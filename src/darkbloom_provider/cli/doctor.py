@@ -19,7 +19,7 @@ from darkbloom_provider.cli.context import (
     pass_invocation,
 )
 from darkbloom_provider.doctor import bundle as bundles
-from darkbloom_provider.doctor.checkup import checkup, document, healthy, repair
+from darkbloom_provider.doctor.checkup import checkup, counts, document, repair
 from darkbloom_provider.doctor.finding import Finding, Verdict, someone_is_left
 from darkbloom_provider.doctor.place import Place
 from darkbloom_provider.errors import DarkbloomError, ExitCode
@@ -72,7 +72,7 @@ def command(
     if bundle:
         path = _write_bundle(place, findings)
         invocation.err.print(f"Bundle: {path}. Look into it before you send it to anybody.")
-    code = ExitCode.OK if healthy(findings) else ExitCode.FAILURE
+    code = ExitCode.FAILURE if counts(findings)[Verdict.WRONG] else ExitCode.OK
     if someone_is_left():
         # The interpreter would wait at its end for what a check left running, a name server say.
         sys.stdout.flush()
@@ -89,11 +89,11 @@ def lines(findings: Sequence[Finding], repaired: Sequence[str], *, fix: bool) ->
         yield f"{_MARKS[finding.verdict]:>5}  {finding.check:<{_WIDTH}}{finding.evidence}"
         if finding.next_step is not None:
             yield f"{'':>5}  {'':<{_WIDTH}}Next: {finding.next_step}"
-    counts = {verdict: sum(f.verdict is verdict for f in findings) for verdict in Verdict}
+    found = counts(findings)
     yield ""
     yield (
-        f"{counts[Verdict.WRONG]} wrong, {counts[Verdict.UNKNOWN]} unknown, "
-        f"{counts[Verdict.OK]} in order."
+        f"{found[Verdict.WRONG]} wrong, {found[Verdict.UNKNOWN]} unknown, "
+        f"{found[Verdict.OK]} in order."
     )
     if not fix and any(finding.repair for finding in findings):
         yield "Next: darkbloom doctor --fix"

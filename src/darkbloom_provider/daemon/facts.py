@@ -107,7 +107,11 @@ def attestation_of(machine: Machine, public_key: str, at: dt.datetime) -> str | 
             "timestamp": at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
     )
-    return attest(blob, key)
+    try:
+        return attest(blob, key)
+    except DarkbloomError as error:
+        _log.error("no attestation is sent", why=str(error))
+        return None
 
 
 class Activity(Protocol):

@@ -67,10 +67,10 @@ def repair(findings: Iterable[Finding]) -> list[str]:
 
 
 def document(findings: Sequence[Finding], repaired: Sequence[str] = ()) -> dict[str, object]:
-    """The report for programs. `healthy` is false if anything is wrong."""
+    """The report for programs."""
     return {
         "version": __version__,
-        "healthy": healthy(findings),
+        "counts": {verdict.value: count for verdict, count in counts(findings).items()},
         "repaired": list(repaired),
         "findings": [
             {
@@ -85,6 +85,6 @@ def document(findings: Sequence[Finding], repaired: Sequence[str] = ()) -> dict[
     }
 
 
-def healthy(findings: Iterable[Finding]) -> bool:
-    """Whether nothing is wrong."""
-    return all(finding.verdict is not Verdict.WRONG for finding in findings)
+def counts(findings: Sequence[Finding]) -> dict[Verdict, int]:
+    """How many facts stand how."""
+    return {verdict: sum(f.verdict is verdict for f in findings) for verdict in Verdict}
