@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -118,36 +119,31 @@ def test_a_socket_left_behind_is_removed_by_the_repair(place: Place) -> None:
     assert not path.exists()
 
 
-def test_a_service_that_is_installed_and_does_not_run_is_wrong(
-    place: Place, tmp_path: Path
-) -> None:
-    tool = tmp_path / "bin" / "systemctl"
+def with_systemctl(place: Place, script: str) -> Place:
+    """The same place with the service installed and this stand-in for its manager's tool."""
+    tool = place.home.root / "bin" / "systemctl"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\necho ActiveState=failed; echo ExecMainStatus=1; echo MainPID=0\n")
+    tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
-    environ = {**place.environ, "PATH": f"{tool.parent}:/usr/bin:/bin"}
-    unit = Path(environ["XDG_CONFIG_HOME"]) / "systemd" / "user" / f"{LABEL}.service"
+    unit = Path(place.environ["XDG_CONFIG_HOME"]) / "systemd" / "user" / f"{LABEL}.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Unit]\n")
-    asked = Place(home=place.home, environ=environ, platform="linux")
-    (found,) = own.service(asked)
+    environ = {**place.environ, "PATH": f"{tool.parent}:/usr/bin:/bin"}
+    return dataclasses.replace(place, environ=environ)
+
+
+def test_a_service_that_is_installed_and_does_not_run_is_wrong(place: Place) -> None:
+    failed = "echo ActiveState=failed; echo ExecMainStatus=1; echo MainPID=0"
+    (found,) = own.service(with_systemctl(place, failed))
     assert found.verdict is Verdict.WRONG
     assert "darkbloom start" in (found.next_step or "")
 
 
 def test_a_service_manager_that_hangs_is_given_up(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own, "TOOL_S", 0.2)
-    tool = tmp_path / "bin" / "systemctl"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nsleep 60\n")
-    tool.chmod(0o755)
-    environ = {**place.environ, "PATH": f"{tool.parent}:/usr/bin:/bin"}
-    unit = Path(environ["XDG_CONFIG_HOME"]) / "systemd" / "user" / f"{LABEL}.service"
-    unit.parent.mkdir(parents=True)
-    unit.write_text("[Unit]\n")
-    asked = Place(home=place.home, environ=environ, platform="linux")
+    asked = with_systemctl(place, "sleep 60")
     (found,) = examine({"service": lambda: own.service(asked)})
     assert found.verdict is not Verdict.OK
     assert found.evidence

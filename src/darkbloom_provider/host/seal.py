@@ -117,7 +117,7 @@ class Seal:
             # The module, and the file of a native one.
             if is_refused(str(arguments[0])):
                 raise ModuleRefusedError(f"{arguments[0]} is refused while serving")
-            self._check_origin(arguments[1])
+            self._check_origin(arguments[1] if len(arguments) > 1 else None)
         elif event == "exec" and isinstance(arguments[0], types.CodeType):
             # Every road to a Python module ends here, also those around the finders.
             self._check_origin(arguments[0].co_filename)
