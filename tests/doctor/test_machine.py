@@ -63,7 +63,7 @@ def test_a_guest_is_told_what_its_host_can_do() -> None:
 def test_what_does_not_exist_here_is_neither_good_nor_bad() -> None:
     found = by_name(list(machine.judged(linux_posture("flags : fpu\n", "x86_64"))))
     assert found["sip_enabled"].verdict is Verdict.NOTE
-    assert "told as false" in found["sip_enabled"].evidence
+    assert "told as false, and no work comes without it" in found["sip_enabled"].evidence
     assert "told as unknown" in found["secure_boot_enabled"].evidence
 
 

@@ -63,6 +63,17 @@ def test_a_key_whose_signature_does_not_verify_is_none() -> None:
         made(security)
 
 
+@pytest.mark.parametrize("call", ["create", "sign"])
+def test_a_key_service_that_hangs_is_no_key(call: str) -> None:
+    security = FakeSecurity()
+    security.hang = call
+    try:
+        with pytest.raises(EnclaveError, match="does not answer within"):
+            new_key("darwin", security.load, creation_s=0.05, signing_s=0.05)
+    finally:
+        security.let_go.set()
+
+
 def test_a_key_on_another_curve_is_none() -> None:
     security = FakeSecurity()
     security.curve = ec.SECP384R1()

@@ -8,6 +8,7 @@ a Mac; the refusals are those published with the sources named in the tests.
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,8 @@ class FakeSecurity:
         self.asked: dict[str, Any] = {}
         self.curve: ec.EllipticCurve = ec.SECP256R1()
         self.other_key_signs = False
+        self.hang: str | None = None
+        self.let_go = threading.Event()
 
     def SecAccessControlCreateWithFlags(  # noqa: N802
         self, allocator: object, protection: str, flags: int, error: object
@@ -76,6 +79,8 @@ class FakeSecurity:
 
     def _answer(self, call: str, value: object, *asked: object) -> tuple[Any, Any]:
         self.asked[call] = asked
+        if call == self.hang:
+            self.let_go.wait()
         if call in self.refuse:
             return None, self.refuse[call]
         return value, None

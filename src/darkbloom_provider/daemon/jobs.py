@@ -32,8 +32,6 @@ REMEMBERED_IDS = 4096
 """Ids kept, so that a request that comes twice is served once."""
 LARGE_BOX = 256 * 1024
 """Boxes of more characters are opened on a thread, so that the event loop stays free."""
-SIGNING_SECONDS = 1.0
-"""How long the enclave may take over an answer before it leaves without a signature."""
 
 _log = logs.get("daemon.jobs")
 
@@ -207,10 +205,9 @@ class JobRunner:
         if key is None:
             return None
         try:
-            async with asyncio.timeout(SIGNING_SECONDS):
-                return await asyncio.to_thread(key.sign, digest.encode())
-        except (DarkbloomError, TimeoutError) as error:
-            _log.warning("answer not signed", why=str(error) or type(error).__name__)
+            return await asyncio.to_thread(key.sign, digest.encode())
+        except DarkbloomError as error:
+            _log.warning("answer not signed", why=str(error))
             return None
 
     async def _fail(self, job: _Job, message: str, status_code: int) -> None:

@@ -18,6 +18,8 @@ from darkbloom_provider.host.posture import FACTS, Posture
 
 _RECOVERY: Final = "restart into Recovery (hold the power button), then"
 _GOOD: Final[Mapping[str, bool]] = dict.fromkeys(FACTS, True) | {"hypervisor_active": False}
+_NEEDED: Final = frozenset({"sip_enabled", "rdma_disabled"})
+"""Facts that every coordinator of the network demands (`websocket.md` section 6.3)."""
 _TOLD: Final = {True: "true", False: "false", None: "unknown"}
 _NEXT: Final[Mapping[str, str]] = {
     "sip_enabled": f"{_RECOVERY} in Terminal: csrutil enable",
@@ -59,7 +61,8 @@ def judged(found: Posture) -> Iterator[Finding]:
     for name in FACTS:
         value, evidence = getattr(found, name), found.evidence.get(name, "not measured")
         if name in found.missing:
-            yield note(name, f"{evidence}; it is told as {_TOLD[value]}")
+            lost = ", and no work comes without it" if name in _NEEDED else ""
+            yield note(name, f"{evidence}; it is told as {_TOLD[value]}{lost}")
         elif value is None:
             yield unknown(name, evidence)
         elif value is _GOOD[name]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.protocol import signed
@@ -23,7 +25,12 @@ _POINT_BYTES: Final = 65
 _UNCOMPRESSED: Final = 4
 _KEY_BITS: Final = 256
 _MISSING_ENTITLEMENT: Final = -34018
+CREATION_S: Final = 10.0
+SIGNING_S: Final = 0.4
+"""Seconds; two signatures answer a challenge, which should take no more than one."""
 _PROBE: Final = b"darkbloom: is this key what it says?"
+
+_T = TypeVar("_T")
 
 Load = Callable[[str], ModuleType]
 """Imports a module by its name."""
@@ -40,6 +47,7 @@ class EnclaveKey:
         security: pyobjc's `Security` module.
         private: The key's reference (`SecKeyRef`).
         pool: Makes the autorelease pool that calls into Apple's frameworks need.
+        signing_s: Seconds that one signature may take.
     """
 
     def __init__(
@@ -47,10 +55,12 @@ class EnclaveKey:
         security: Any,  # noqa: ANN401 - the framework comes without types
         private: object,
         pool: Callable[[], AbstractContextManager[object]],
+        signing_s: float = SIGNING_S,
     ) -> None:
         self._security = security
         self._private = private
         self._pool = pool
+        self._signing_s = signing_s
         self._public_text = self._read_public_text()
 
     @property
@@ -62,8 +72,11 @@ class EnclaveKey:
         """Base64 DER signature over `message`, hashed once with SHA-256. Takes milliseconds.
 
         Raises:
-            EnclaveError: The enclave does not sign.
+            EnclaveError: The enclave does not sign, or not in time.
         """
+        return _within(self._signing_s, lambda: self._sign(message))
+
+    def _sign(self, message: bytes) -> str:
         with self._pool():
             signature, error = self._security.SecKeyCreateSignature(
                 self._private,
@@ -87,7 +100,13 @@ class EnclaveKey:
         return encode_base64(raw[1:])
 
 
-def new_key(platform: str = sys.platform, load: Load = importlib.import_module) -> EnclaveKey:
+def new_key(
+    platform: str = sys.platform,
+    load: Load = importlib.import_module,
+    *,
+    creation_s: float = CREATION_S,
+    signing_s: float = SIGNING_S,
+) -> EnclaveKey:
     """Make a key in this machine's Secure Enclave, and have it prove itself with a signature.
 
     Call it before the seal closes: it loads native code. May take a second.
@@ -95,6 +114,8 @@ def new_key(platform: str = sys.platform, load: Load = importlib.import_module) 
     Args:
         platform: `sys.platform`.
         load: Imports `Security` and `objc` (pyobjc).
+        creation_s: Seconds that making the key may take.
+        signing_s: Seconds that each signature may take.
 
     Raises:
         EnclaveError: This machine has none, or its system refuses.
@@ -109,12 +130,39 @@ def new_key(platform: str = sys.platform, load: Load = importlib.import_module) 
             why=f"{error.name or 'pyobjc'} is not installed",
             next_step="install it: python -m pip install pyobjc-framework-Security",
         ) from None
-    with objc.autorelease_pool():
-        private = _create(security)
-    key = EnclaveKey(security, private, objc.autorelease_pool)
+
+    def create() -> EnclaveKey:
+        with objc.autorelease_pool():
+            return EnclaveKey(security, _create(security), objc.autorelease_pool, signing_s)
+
+    key = _within(creation_s, create)
     if not signed.verify(key.public_text, key.sign(_PROBE), _PROBE):
         raise EnclaveError("The Secure Enclave's signature does not verify")
     return key
+
+
+def _within(seconds: float, work: Callable[[], _T]) -> _T:
+    """What `work` returns or raises, if it does so in time.
+
+    The system's key service is another process. Should it hang, then one thread does, which is left
+    behind, and not the daemon.
+    """
+    outcome: SimpleQueue[tuple[_T | None, Exception | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except Exception as error:  # noqa: BLE001 - handed on to who waits
+            outcome.put((None, error))
+
+    threading.Thread(target=run, name="enclave", daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except Empty:
+        raise EnclaveError(f"The Secure Enclave does not answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return cast("_T", result)
 
 
 def _create(security: Any) -> object:  # noqa: ANN401 - as above

@@ -45,7 +45,10 @@ class SigningKey(Protocol):
         ...
 
     def sign(self, message: bytes) -> str:
-        """Base64 DER signature over `message`, hashed once with SHA-256."""
+        """Base64 DER signature over `message`, hashed once with SHA-256.
+
+        Returns within half a second, or raises `DarkbloomError`.
+        """
         ...
 
 
