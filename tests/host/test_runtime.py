@@ -61,10 +61,19 @@ def test_one_changed_byte_one_file_more_or_less_changes_the_hash(tmp_path: Path)
     assert len(set(seen)) == 4
 
 
-def test_a_link_out_of_the_runtime_is_not_covered(tmp_path: Path) -> None:
-    tree(tmp_path, {"lib/a.py": "A", "evil.py": "E"})
-    (tmp_path / "lib/inside.py").symlink_to(tmp_path / "evil.py")
-    assert not Code((tmp_path / "lib",)).covers(tmp_path / "lib/inside.py")
+def test_an_environment_of_links_is_covered_and_hashed_by_content(tmp_path: Path) -> None:
+    tree(tmp_path, {"store/pkg/a.py": "A", "store/b.py": "B", "lib/c.py": "C", "evil.py": "E"})
+    (tmp_path / "lib/pkg").symlink_to(tmp_path / "store/pkg")
+    (tmp_path / "lib/b.py").symlink_to(tmp_path / "store/b.py")
+    (tmp_path / "lib/pkg/round").symlink_to(tmp_path / "lib")
+    (tmp_path / "entry").symlink_to(tmp_path / "lib")
+    code = Code((tmp_path / "entry",))
+    assert code.covers(tmp_path / "entry/pkg/a.py")
+    assert code.covers(tmp_path / "lib/c.py"), "the same directory by its other name"
+    assert not code.covers(tmp_path / "entry/../evil.py")
+    assert not code.covers(tmp_path / "store/b.py"), "only by way of the link"
+    names = [str(path.relative_to(tmp_path / "entry")) for path in code.files()]
+    assert names == ["b.py", "c.py", "pkg/a.py"]
 
 
 def test_this_process_is_covered_wherever_its_parts_lie() -> None:
@@ -74,4 +83,4 @@ def test_this_process_is_covered_wherever_its_parts_lie() -> None:
         file = sys.modules[name].__file__
         assert file is None or code.covers(file), name
     assert not code.covers(Path.home() / "module.py")
-    assert Path(os.path.realpath(sysconfig.get_path("stdlib"))) == code.roots[0]
+    assert code.roots[0] == Path(os.path.normpath(sysconfig.get_path("stdlib")))

@@ -49,9 +49,7 @@ def write(path: Path, texts: Mapping[str, str]) -> None:
 
 
 def _settings(place: Place) -> str:
-    named = place.config_path
-    candidates = paths.config_candidates(place.environ) if named is None else [named]
-    for path in candidates:
+    for path in place.settings_files:
         try:
             return path.read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -29,15 +29,13 @@ from darkbloom_provider.models import store
 
 LEAST_FREE_BYTES: Final = 10**9
 SETTINGS_UNREADABLE: Final = "the settings that name the coordinator cannot be read"
-
 NOT_READ: Final = "not read while others can read it: reading would close it, and this only looks"
 
 
 def settings(place: Place) -> Iterator[Finding]:
     """The settings file, and what it says of the attestation."""
     found = place.settings()
-    candidates = [place.config_path or path for path in paths.config_candidates(place.environ)]
-    file = next((path for path in candidates if path.exists()), None)
+    file = next((path for path in place.settings_files if path.exists()), None)
     yield ok("settings", f"{file} is right" if file else "no file, so the defaults hold")
     if found.attestation.posture == "development":
         yield note(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from darkbloom_provider import config
+from darkbloom_provider import config, paths
 from darkbloom_provider.config import Config
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.control.models import StatusReport
@@ -37,6 +37,12 @@ class Place:
     def search_path(self) -> str:
         """The owner's PATH."""
         return self.environ.get("PATH", SYSTEM_PATH)
+
+    @property
+    def settings_files(self) -> list[Path]:
+        """Where settings are looked for; the first that exists counts."""
+        named = self.config_path
+        return paths.config_candidates(self.environ) if named is None else [named]
 
     def settings(self) -> Config:
         """The checked settings.

@@ -37,7 +37,8 @@ class Code:
     """The directories that a serving process may load code from, in a fixed order.
 
     The standard library comes first; what is installed beside it for others (a virtual environment
-    does not see it) belongs to it only if it is a directory of its own here.
+    does not see it) belongs to it only if it is a directory of its own here. A link in one of them
+    belongs to it, wherever it leads: package managers build whole environments of links.
     """
 
     roots: tuple[Path, ...]
@@ -47,33 +48,36 @@ class Code:
         """The standard library, the installed packages, and this one where it lies elsewhere."""
         paths = sysconfig.get_paths()
         named = (paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-        roots = tuple(dict.fromkeys(Path(name).resolve() for name in named))
-        return cls(roots) if cls(roots).covers(_PACKAGE) else cls((*roots, _PACKAGE))
+        code = cls(tuple(dict.fromkeys(Path(os.path.normpath(name)) for name in named)))
+        return code if code.covers(_PACKAGE) else cls((*code.roots, _PACKAGE))
 
     def covers(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file belongs to this code, links resolved."""
-        real = Path(os.path.realpath(path))
-        root = self._root_of(real)
-        return root is not None and not _INSTALLED & set(real.relative_to(root).parts)
+        """Whether a file belongs to this code, by its own path or by the one that links lead to."""
+        return self._holds(os.path.normpath(path)) or self._holds(os.path.realpath(path))
 
     def files(self) -> Iterator[Path]:
         """Every file but compiled ones, root by root, sorted by path within each."""
+        seen: set[str] = set()
         for root in self.roots:
-            found = []
-            for directory, inner, names in os.walk(root):
-                here = Path(directory)
-                inner[:] = [
-                    name
-                    for name in inner
-                    if name not in _SKIPPED | _INSTALLED and here / name not in self.roots
-                ]
+            found: list[Path] = []
+            for directory, inner, names in os.walk(root, followlinks=True):
+                here, real = Path(directory), os.path.realpath(directory)
+                if real in seen or (here != root and here in self.roots):
+                    inner.clear()
+                    continue
+                seen.add(real)
+                inner[:] = [name for name in inner if name not in _SKIPPED | _INSTALLED]
                 found += [here / name for name in names if not name.endswith(".pyc")]
             yield from sorted(found)
 
-    def _root_of(self, real: Path) -> Path | None:
-        # The innermost: installed packages may lie inside the standard library's directory.
-        around = [root for root in self.roots if real.is_relative_to(root)]
-        return max(around, key=lambda root: len(root.parts), default=None)
+    def _holds(self, path: str) -> bool:
+        # The innermost root: installed packages may lie inside the standard library's directory.
+        forms = {form for root in self.roots for form in (root, root.resolve())}
+        around = [root for root in forms if Path(path).is_relative_to(root)]
+        if not around:
+            return False
+        root = max(around, key=lambda root: len(root.parts))
+        return not _INSTALLED & set(Path(path).relative_to(root).parts)
 
 
 def measure(code: Code | None = None, python: str = sys.executable) -> Hashes:
