@@ -15,6 +15,9 @@ from support.processes import Program, environment, until
 
 MODEL = SMOLLM2_ID
 """The id every home serves; the catalogue lists it. The weights behind it may be any."""
+PLAIN_WORDS = "because which would there " * 20
+"""Long words that are one token each to the tiny model. A coordinator estimates a prompt by its
+bytes and bounds the cost by the estimate: of this prompt it is high enough."""
 
 
 def provider_home(root: Path, coordinator: str, model: Path) -> Home:

@@ -74,10 +74,10 @@ def darkbloom(ctx: click.Context, *, verbose: bool, config_path: Path | None) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command and end the process with its exit code."""
+    """Run a command and end the process with its exit code."""
     try:
         code = darkbloom.main(args=arguments, prog_name="darkbloom", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
         error.show()

@@ -259,7 +259,11 @@ async def running(
 
 @contextlib.contextmanager
 def signals_owned(supervisor: Supervisor, drain_s: float) -> Iterator[None]:
-    """Let the first stop signal drain the provider and the next one end it at once."""
+    """Let the first stop signal drain the provider and the next one end it at once.
+
+    A SIGHUP that is ignored stays ignored: `nohup darkbloom serve` outlives its terminal. After the
+    block the daemon has tidied up: a signal then ends the process without another word.
+    """
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -273,10 +277,13 @@ def signals_owned(supervisor: Supervisor, drain_s: float) -> Iterator[None]:
             _log.info("stop signal: finishing what runs", signal=name, deadline_s=drain_s)
             supervisor.stop(drain_s)
 
-    for number in STOP_SIGNALS:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    owned = [number for number in STOP_SIGNALS if not (ignored and number is signal.SIGHUP)]
+    for number in owned:
         loop.add_signal_handler(number, stop, number.name)
     try:
         yield
     finally:
-        for number in STOP_SIGNALS:
+        for number in owned:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
