@@ -78,11 +78,11 @@ class Trigger:
     def __init__(self, kill: Plan, daemon: Program) -> None:
         self._kill = kill
         self._daemon = daemon
-        self._armed = True
+        self.armed = True
 
     def read(self, share: float) -> None:
-        if self._armed and share >= self._kill.share:
-            self._armed = False
+        if share >= self._kill.share:
+            self.armed = False
             loop = asyncio.get_running_loop()
             loop.call_later(self._kill.delay_s, self._daemon.signal, signal.SIGKILL)
 
@@ -144,7 +144,7 @@ class KillRun:
                 return
             async for piece in reply.aiter_text():
                 text += piece
-                if trigger is not None:
+                if trigger is not None and trigger.armed:
                     whole_events = events(text[: text.rfind("\n\n") + 2])
                     trigger.read(len(said(whole_events)) / len(self._answer))
         self._judge(events(text))
