@@ -20,7 +20,7 @@ PLAIN_WORDS = "because which would there " * 20
 bytes and bounds the cost by the estimate: of this prompt it is high enough."""
 
 
-def provider_home(root: Path, coordinator: str, model: Path) -> Home:
+def provider_home(root: Path, coordinator: str, model: Path, *, heartbeat_s: int = 1) -> Home:
     """A home whose settings name the coordinator, with one installed model."""
     home = Home(root)
     home.models.mkdir(parents=True)
@@ -28,7 +28,7 @@ def provider_home(root: Path, coordinator: str, model: Path) -> Home:
     settings = root / "config" / "darkbloom" / "provider.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(
-        f'[coordinator]\nurl = "{coordinator}"\nheartbeat_interval_secs = 1\n'
+        f'[coordinator]\nurl = "{coordinator}"\nheartbeat_interval_secs = {heartbeat_s}\n'
         '[attestation]\nposture = "development"\n'
     )
     return home
