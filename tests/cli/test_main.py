@@ -25,6 +25,15 @@ def test_help_and_version_load_neither_mlx_nor_a_server() -> None:
         subprocess.run([sys.executable, "-c", program, argument], check=True, capture_output=True)
 
 
+def test_the_daemon_keeps_no_http_client_and_no_database_of_a_coordinator_in_memory() -> None:
+    program = (
+        "import sys; import darkbloom_provider.cli.serve\n"
+        "heavy = {'httpx', 'sqlalchemy', 'openai', 'mlx', 'mlx_lm'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
 def test_every_command_in_the_list_exists_and_explains_itself(name: str) -> None:
     with pytest.raises(SystemExit) as caught:
