@@ -112,7 +112,7 @@ async def _idle(provider: Program, scale: Scale) -> _Idle:
     used = sum(after[:4]) - sum(before[:4])
     if scale.unload:
         await until(
-            lambda: "model unloaded" in provider.output, "an unloaded model", UNLOAD_S, of=provider
+            lambda: "given back" in provider.output, "an unloaded model", UNLOAD_S, of=provider
         )
     return _Idle(100 * used / (end - start), process.memory_info().rss / 1e6)
 

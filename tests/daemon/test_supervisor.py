@@ -15,6 +15,7 @@ import pytest
 from darkbloom_provider.account.credentials import Credentials
 from darkbloom_provider.config import AttestationSection, BackendSection, Config, CoordinatorSection
 from darkbloom_provider.control.client import DaemonClient
+from darkbloom_provider.daemon import supervisor as supervisor_module
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_server import listening
@@ -107,6 +108,7 @@ class FakeRooms:
     posture: Posture = field(default_factory=Posture)
     engines: LoadingEngine = field(default_factory=LoadingEngine)
     steps: list[str] = field(default_factory=list)
+    clock: float = 0.0
     links: list[FakeLink] = field(default_factory=list)
     facts: list[ProviderFacts] = field(default_factory=list)
     linked: Credentials | None = None
@@ -156,6 +158,9 @@ class FakeRooms:
         self.facts.append(facts)
         return link
 
+    def relieve(self) -> None:
+        self.steps.append("relieve")
+
     def price(self, model_id: str) -> Price:
         return DEFAULT_PRICE
 
@@ -194,7 +199,7 @@ def supervisor(
     return Supervisor(
         Assignment(home=rooms.home, config=settings, local=endpoint),
         rooms,
-        Surroundings(pid=4711, now=lambda: NOW, clock=lambda: 0.0),
+        Surroundings(pid=4711, now=lambda: NOW, clock=lambda: rooms.clock),
     )
 
 
@@ -369,6 +374,19 @@ async def test_models_beyond_the_slots_are_noted(rooms: FakeRooms) -> None:
     async with life(rooms, backend=BackendSection(max_model_slots=1)) as one:
         await one.serving()
         assert one.supervisor.status().warnings == ("b is not served: max_model_slots is 1",)
+
+
+async def test_the_memory_of_an_idle_model_is_given_back_to_the_system(
+    rooms: FakeRooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "IDLE_CHECK_SECONDS", 0)
+    async with life(rooms, backend=BackendSection(idle_timeout_mins=1)) as one:
+        await one.serving()
+        await settle()
+        assert "relieve" not in rooms.steps
+        rooms.clock += 61
+        await until(lambda: "relieve" in rooms.steps, "the relief")
+        assert one.supervisor.status().models[0].state == "idle"
 
 
 # ---------------------------------------------------------------- stopping

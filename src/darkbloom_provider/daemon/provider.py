@@ -31,6 +31,7 @@ from darkbloom_provider.errors import ConfigError
 from darkbloom_provider.host import (
     enclave,
     hardware,
+    heap,
     identity,
     metrics,
     posture,
@@ -79,6 +80,7 @@ class RealRooms:
         self._environ = environ
         self._hardening = hardening
         self._catalogue = Catalogue.builtin()
+        self._relieve = heap.relief()
 
     def machine(self) -> Machine:
         """Measure this machine, with the claims that the settings allow."""
@@ -141,6 +143,10 @@ class RealRooms:
             on_state=on_state,
             timings=Timings(heartbeat_s=self._config.coordinator.heartbeat_interval_secs),
         )
+
+    def relieve(self) -> None:
+        """Hand memory that was freed back to the system."""
+        self._relieve()
 
     def price(self, model_id: str) -> Price:
         """The price in the catalogue."""

@@ -78,8 +78,8 @@ class Work(Protocol):
 class Rooms(Protocol):
     """The parts a daemon is made of.
 
-    `machine`, `runtime`, `installed`, `credentials`, `sample` and `open_journal` may block: they
-    are called on a thread. The others return at once.
+    `machine`, `runtime`, `installed`, `credentials`, `sample`, `open_journal` and `relieve` may
+    block: they are called on a thread. The others return at once.
     """
 
     def machine(self) -> Machine:
@@ -114,6 +114,10 @@ class Rooms(Protocol):
         self, facts: ProviderFacts, jobs: JobRunner, on_state: Callable[[LinkState], None]
     ) -> Link:
         """The session with the coordinator, not yet running."""
+        ...
+
+    def relieve(self) -> None:
+        """Hand memory that was freed back to the system."""
         ...
 
     def price(self, model_id: str) -> Price:

@@ -348,7 +348,9 @@ class Supervisor:
         minutes = self._assignment.config.backend.idle_timeout_mins
         while minutes:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+            if await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight):
+                await asyncio.to_thread(self._rooms.relieve)
+                _log.info("memory of unloaded models given back")
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is link_state.Phase.REGISTERED:
