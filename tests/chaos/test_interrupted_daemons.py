@@ -20,7 +20,7 @@ import pytest
 
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.paths import Home
-from support.network import CHAT, CREDIT, Network, events, network
+from support.network import CHAT, CREDIT, PATIENT, Network, events, network
 from support.processes import Program, running, until
 from support.provider_home import (
     MODEL,
@@ -105,7 +105,8 @@ def assert_left_nothing(home: Home, program: Program) -> None:
 
 @contextlib.asynccontextmanager
 async def private_network(directory: Path) -> AsyncIterator[Network]:
-    async with network(directory, policy=Policy(max_requests=CONSUMERS)) as net:
+    policy = Policy(max_requests=CONSUMERS)
+    async with network(directory, timing=PATIENT, policy=policy) as net:
         yield net
 
 

@@ -20,7 +20,7 @@ from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import DEFAULT_PRICE
-from support.network import CHAT, CREDIT, QUICK, Network, events, network, said
+from support.network import CHAT, CREDIT, PATIENT, Network, events, network, said
 from support.processes import PATIENCE_S, Program, running
 from support.provider_home import (
     MODEL,
@@ -40,8 +40,6 @@ QUESTION: dict[str, Any] = {
     "max_tokens": TOKENS,
 }
 """Greedy, and the tiny model never ends by itself: whoever is served gets this one answer."""
-IMPATIENT = dataclasses.replace(QUICK, queue_wait=0.2)
-"""A request that was lost before its first chunk does not wait long for another provider."""
 REFUSALS = {"provider_error", "model_not_available"}
 WITHIN_A_CHUNK_S = 0.04
 """The daemon gathers so much time's tokens in one chunk: the token in it is drawn as a moment."""
@@ -199,7 +197,7 @@ async def killed(
     tmp_path: Path, home_root: Path, model: Path, *, kills: int, seed: int
 ) -> Counter[Outcome]:
     policy = Policy(max_requests=CONSUMERS)
-    async with network(tmp_path / "coordinator", timing=IMPATIENT, policy=policy) as net:
+    async with network(tmp_path / "coordinator", timing=PATIENT, policy=policy) as net:
         home = provider_home(home_root, net.ws_url, model)
         token, owner = await net.link()
         link(home, net.ws_url, token, owner)
