@@ -1,7 +1,8 @@
-"""What every room's tests share: the two models, and a process-wide state that stays clean."""
+"""What every room's tests share: models, homes, and a process-wide state that stays clean."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def _logs_as_at_the_start() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model folder; `support.tiny_model` says what to rely on. Read only."""
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-random")
+
+
+@pytest.fixture
+def home_root() -> Iterator[Path]:
+    """A home for a real process. Short: the path of a Unix socket has room for about 100 bytes."""
+    with tempfile.TemporaryDirectory(prefix="db-", dir="/tmp") as directory:
+        yield Path(directory).resolve() / "home"
 
 
 @pytest.fixture(scope="session")

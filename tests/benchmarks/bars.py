@@ -42,6 +42,11 @@ BARS: Mapping[str, Bar] = {
     "engine.features_cost": Bar("value", "<", 0.03),
     "loop.lag_p99_ms": Bar("value", "<", 20.0),
     "engine.cancel_steps": Bar("value", "≤", 2.0),
+    "link.chunk_us": Bar("value", "≤", 30.0),
+    "link.lag_p99_ms": Bar("value", "≤", 20.0),
+    "link.reconnect_s": Bar("value", "≤", 1.0),
+    "daemon.idle_cpu_pct": Bar("value", "<", 0.5),
+    "daemon.idle_rss_mb": Bar("value", "<", 120.0),
 }
 
 

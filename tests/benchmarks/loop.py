@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +45,15 @@ async def _measure(folder: Path, scale: Scale) -> list[Figure]:
 
 async def _lag_p99(engine: Engine, line: model.Prompts, scale: Scale) -> float:
     """Seconds that a timer is late, in all but one of a hundred cases, during a batch of 16."""
+    requests = [ours.request(text, scale.tokens_out) for text in line.some(BATCH, scale.tokens_in)]
+    with lateness() as lags:
+        await asyncio.gather(*(ours.complete(engine, one) for one in requests))
+    return percentile(lags, 0.99)
+
+
+@contextlib.contextmanager
+def lateness() -> Iterator[list[float]]:
+    """Collects the seconds that a timer of the running loop is late during the block."""
     lags: list[float] = []
 
     async def tick() -> None:
@@ -52,10 +63,10 @@ async def _lag_p99(engine: Engine, line: model.Prompts, scale: Scale) -> float:
             lags.append(max(0.0, time.perf_counter() - due))
 
     ticking = asyncio.create_task(tick())
-    requests = [ours.request(text, scale.tokens_out) for text in line.some(BATCH, scale.tokens_in)]
-    await asyncio.gather(*(ours.complete(engine, one) for one in requests))
-    ticking.cancel()
-    return percentile(lags, 0.99)
+    try:
+        yield lags
+    finally:
+        ticking.cancel()
 
 
 async def _steps_to_release(engine: Engine, line: model.Prompts, scale: Scale, phase: Phase) -> int:

@@ -19,7 +19,9 @@ from rich.table import Table
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-BENCHMARKS = ("wire", "engine", "stall", "features", "cache", "loop", "path", "local")
+BENCHMARKS = (
+    *("wire", "link", "daemon", "engine", "stall", "features", "cache", "loop", "path", "local"),
+)
 """Modules of this folder; each has `measure(scale) -> list[Figure]`."""
 
 

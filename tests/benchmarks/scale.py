@@ -23,6 +23,12 @@ class Scale:
     """Tokens of the prompt that running streams have to live with."""
     prefix: int = 1_000
     """Tokens of the beginning that prompts have in common."""
+    load_s: float = 3.0
+    """How long many streams run at once through one link."""
+    idle_s: float = 60.0
+    """How long an idle daemon is watched."""
+    unload: bool = True
+    """Whether to wait until it has let go of its idle model, which takes more than a minute."""
     shape: model.Shape = model.FULL
 
 
@@ -35,6 +41,9 @@ SLICE = Scale(
     requests_each=1,
     long_prompt=300,
     prefix=96,
+    load_s=0.1,
+    idle_s=0.2,
+    unload=False,
     shape=model.TINY,
 )
 """Small enough for the tests: shows that the measuring works, and measures nothing."""

@@ -18,6 +18,8 @@ from benchmarks.scale import SLICE
 
 FIGURES = {
     "wire": ("wire.chunk_us",),
+    "link": ("link.chunk_us", "link.lag_p99_ms"),
+    "daemon": ("link.reconnect_s", "daemon.idle_cpu_pct", "daemon.idle_rss_mb"),
     "engine": ("engine.decode.b1", "engine.decode.b8", "engine.decode.b16"),
     "stall": ("engine.stall_s", "engine.stall_ttft"),
     "features": ("engine.features_cost",),
@@ -35,7 +37,13 @@ FIGURES = {
         "local.ttft_p95.c4",
     ),
 }
-ALONE = {"wire.chunk_us", "engine.features_cost", "loop.lag_p99_ms", "engine.cancel_steps"}
+ALONE = {
+    *FIGURES["wire"],
+    *FIGURES["link"],
+    *FIGURES["daemon"],
+    "engine.features_cost",
+    *FIGURES["loop"],
+}
 """Figures without a peer."""
 
 

@@ -75,3 +75,10 @@ def test_other_machines_are_let_in_only_with_an_admin_key(tmp_path: Path) -> Non
     result = run("serve", "--host", "0.0.0.0", "--data", str(tmp_path))  # noqa: S104 - the point
     assert isinstance(result.exception, UsageError)
     assert "--admin-key-file" in str(result.exception.next_step)
+
+
+def test_a_hash_that_can_match_nothing_is_refused() -> None:
+    for option in ("--python-hash", "--runtime-hash"):
+        result = run("serve", option, "ABC")
+        assert result.exit_code == 2
+        assert "not 64 hex digits" in result.output

@@ -6,7 +6,7 @@ import datetime as dt
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -237,6 +237,24 @@ async def test_the_server_leaves_the_processs_signals_alone(short_home: Path) ->
     async with serving(FakeDaemon(), short_home / "daemon.sock"):
         await on_thread(DaemonClient(short_home / "daemon.sock").status)
         assert {n: signal.getsignal(n) for n in before} == before
+
+
+async def test_an_idle_socket_wakes_nobody(
+    short_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    timers: list[float] = []
+    call_at = loop.call_at
+
+    def counted(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return call_at(when, *arguments, **options)
+
+    async with serving(FakeDaemon(), short_home / "daemon.sock"):
+        await on_thread(DaemonClient(short_home / "daemon.sock").status)
+        monkeypatch.setattr(loop, "call_at", counted)
+        await asyncio.sleep(0.35)  # A loop that looks round every 0.1 s would have set three more.
+        assert len(timers) == 1
 
 
 async def test_a_cancelled_daemon_leaves_no_socket_behind(short_home: Path) -> None:

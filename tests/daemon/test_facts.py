@@ -1,27 +1,35 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkbloom_provider.control.models import JobCounts
-from darkbloom_provider.daemon.facts import Machine, ProviderFacts, capacity
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts, attestation_of, capacity
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot, SlotSnapshot
 from darkbloom_provider.engine.speeds import Speed
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol import codec, signed
+from darkbloom_provider.protocol.attestation import judge
 from darkbloom_provider.protocol.messages import (
     AttestationChallenge,
     Hardware,
     ModelInfo,
     PrivacyCapabilities,
+    Register,
     SystemMetrics,
 )
+from darkbloom_provider.protocol.signed import SoftwareKey
 
+AT = dt.datetime(2026, 1, 2, 4, 4, 5, 999, tzinfo=dt.timezone(dt.timedelta(hours=1)))
 CHALLENGE = AttestationChallenge(nonce="bm9uY2Utbm9uY2U=", timestamp="2026-01-02T03:04:05Z")
 MACHINE = Machine(
     hardware=Hardware(chip_name="Apple M4 Max", memory_gb=128),
@@ -66,14 +74,14 @@ class FakeActivity:
 def facts(
     activity: FakeActivity | None = None,
     machine: Machine = MACHINE,
-    key: ec.EllipticCurvePrivateKey | None = None,
+    attestation: str | None = None,
 ) -> ProviderFacts:
     return ProviderFacts(
         machine,
         activity or FakeActivity(),
         version="1.2.3",
         public_key="the-public-key",
-        signing_key=key,
+        attestation=attestation,
     )
 
 
@@ -133,9 +141,9 @@ def test_kept_prompts_are_told_as_cache_for_they_give_way() -> None:
 
 
 def test_a_challenge_is_answered_with_true_signatures() -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    answer = facts(key=key).answer(CHALLENGE)
-    public = signed.public_text(key.public_key())
+    key = SoftwareKey()
+    answer = facts(machine=dataclasses.replace(MACHINE, enclave_key=key)).answer(CHALLENGE)
+    public = key.public_text
     message = signed.challenge_message(CHALLENGE.nonce, CHALLENGE.timestamp)
     assert signed.verify(public, answer.signature, message)
     assert answer.status_signature is not None
@@ -164,7 +172,125 @@ def test_a_machine_that_is_no_mac_claims_facts_in_development_posture_only(claim
     answer = facts(machine=machine).answer(CHALLENGE)
     assert (answer.sip_enabled, answer.rdma_disabled) == (claim, claim)
     assert answer.secure_boot_enabled is (True if claim else None)
-    assert answer.hypervisor_active is True
+    # A guest: told only where it excuses no RDMA.
+    assert answer.hypervisor_active is (True if claim else None)
+
+
+def test_a_challenge_is_signed_where_there_is_no_enclave_too() -> None:
+    answer = facts().answer(CHALLENGE)
+    assert answer.signature, "the protocol takes no empty one"
+
+
+def test_hashes_that_were_measured_are_registered_and_signed_in_every_answer() -> None:
+    measured = Hashes(python="1" * 64, runtime="2" * 64, files=3)
+    told = facts(machine=dataclasses.replace(ENCLAVED, runtime=measured))
+    register, answer = told.registration()[0], told.answer(CHALLENGE)
+    for message in (register, answer):
+        assert (message.python_hash, message.runtime_hash) == ("1" * 64, "2" * 64)
+        assert message.template_hashes is None
+    assert ENCLAVED.enclave_key is not None
+    unsigned = answer.model_copy(update={"status_signature": None})
+    status = signed.status_message(CHALLENGE, unsigned)
+    assert b'"runtime_hash":"2222' in status
+    assert signed.verify(ENCLAVED.enclave_key.public_text, answer.status_signature or "", status)
+
+
+def test_hashes_that_could_not_be_measured_are_left_out() -> None:
+    assert "_hash" not in codec.encode(facts().registration()[0])
+    assert "_hash" not in codec.encode(facts().answer(CHALLENGE))
+
+
+# ---------------------------------------------------------------- attestation
+
+ENCLAVED = dataclasses.replace(
+    MACHINE,
+    hardware=Hardware(chip_name="Apple M4 Max", machine_model="Mac16,5"),
+    posture=dataclasses.replace(MACHINE.posture, authenticated_root=True),
+    os_version="26.1",
+    enclave_key=SoftwareKey(),
+)
+
+
+def test_a_mac_with_an_enclave_attests_what_was_measured_bound_to_its_session_key() -> None:
+    text = attestation_of(ENCLAVED, "the-public-key", AT)
+    assert text is not None
+    judgement = judge(text, "the-public-key")
+    assert judgement.valid, judgement.problem
+    assert ENCLAVED.enclave_key is not None
+    assert json.loads(text)["attestation"] == {
+        "authenticatedRootEnabled": True,
+        "chipName": "Apple M4 Max",
+        "encryptionPublicKey": "the-public-key",
+        "hardwareModel": "Mac16,5",
+        "osVersion": "26.1",
+        "publicKey": ENCLAVED.enclave_key.public_text,
+        "rdmaDisabled": True,
+        "secureBootEnabled": True,
+        "secureEnclaveAvailable": True,
+        "sipEnabled": True,
+        "timestamp": "2026-01-02T03:04:05Z",
+    }
+
+
+def test_the_attestation_travels_byte_for_byte_on_every_registration() -> None:
+    text = attestation_of(ENCLAVED, "the-public-key", AT)
+    told = facts(machine=ENCLAVED, attestation=text)
+    assert told.registration()[1] == told.registration()[1] == text
+    register = told.registration()[0].model_copy(update={"attestation": text})
+    arrived = codec.decode_from_provider(codec.encode(register))
+    assert isinstance(arrived, Register)
+    assert arrived.attestation == text
+
+
+class FailingKey:
+    """A key that the system has taken away."""
+
+    public_text = "key"
+
+    def sign(self, _message: bytes) -> str:
+        raise EnclaveError("The Secure Enclave does not sign")
+
+
+def test_an_enclave_that_fails_later_ends_the_attestation_and_nothing_else() -> None:
+    machine = dataclasses.replace(ENCLAVED, enclave_key=FailingKey())
+    told = facts(machine=machine, attestation="the attestation")
+    answer = told.answer(CHALLENGE)
+    assert answer.signature
+    assert told.registration()[1] is None
+
+
+def test_an_enclave_that_does_not_sign_attests_nothing() -> None:
+    machine = dataclasses.replace(ENCLAVED, enclave_key=FailingKey())
+    assert attestation_of(machine, "the-public-key", AT) is None
+
+
+def test_without_an_enclave_none_is_sent() -> None:
+    assert attestation_of(MACHINE, "the-public-key", AT) is None
+
+
+@pytest.mark.parametrize("fact", ["sip_enabled", "secure_boot_enabled"])
+@pytest.mark.parametrize("value", [False, None])
+def test_an_attestation_that_would_be_invalid_is_not_sent(fact: str, value: bool | None) -> None:
+    changes: dict[str, Any] = {fact: value}
+    posture = dataclasses.replace(ENCLAVED.posture, **changes)
+    machine = dataclasses.replace(ENCLAVED, posture=posture)
+    assert attestation_of(machine, "the-public-key", AT) is None
+
+
+def test_what_is_only_claimed_is_never_attested() -> None:
+    posture = development(linux_posture("", "x86_64"))
+    machine = dataclasses.replace(ENCLAVED, posture=posture)
+    assert posture.sip_enabled
+    assert posture.secure_boot_enabled
+    assert attestation_of(machine, "the-public-key", AT) is None
+
+
+def test_unknown_is_attested_as_off() -> None:
+    posture = Posture(sip_enabled=True, secure_boot_enabled=True)
+    text = attestation_of(dataclasses.replace(ENCLAVED, posture=posture), "key", AT)
+    assert text is not None
+    blob = json.loads(text)["attestation"]
+    assert (blob["rdmaDisabled"], blob["authenticatedRootEnabled"]) == (False, False)
 
 
 async def test_a_load_that_cannot_be_measured_ends_nothing() -> None:

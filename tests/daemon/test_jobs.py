@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from darkbloom_provider import logs
 from darkbloom_provider.engine.errors import EngineClosedError
 from darkbloom_provider.errors import ModelError
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import EncryptedPayload, InferenceRequest, Usage
-from darkbloom_provider.protocol.signed import response_hash
+from darkbloom_provider.protocol.signed import SoftwareKey, response_hash, verify
 from support.daemon_parts import (
     MODEL,
     NOW,
@@ -47,6 +49,45 @@ async def test_a_streamed_answer_has_role_first_reason_last_and_usage_if_asked_f
     assert all(event["model"] == MODEL for event in reply.events)
     assert all(event["created"] == int(NOW.timestamp()) for event in reply.events)
     assert reply.accepts == 1
+
+
+class EnclaveOf:
+    """A key that does with a message what a test says."""
+
+    public_text = "key"
+
+    def __init__(self, sign: Callable[[bytes], str]) -> None:
+        self.sign = sign
+
+
+async def test_an_answer_is_signed_where_there_is_an_enclave() -> None:
+    key = SoftwareKey()
+    async with desk(enclave_key=key) as d:
+        reply = d.send(chat(stream=True))
+        await reply.over.wait()
+    ((_, digest),) = reply.completions
+    (signature,) = reply.signatures
+    assert digest is not None
+    assert signature is not None
+    assert verify(key.public_text, signature, digest.encode())
+
+
+async def test_an_answer_without_an_enclave_carries_no_signature() -> None:
+    async with desk() as d:
+        reply = d.send(chat(stream=True))
+        await reply.over.wait()
+    assert reply.signatures == [None]
+
+
+async def test_an_enclave_that_refuses_costs_no_money() -> None:
+    def refuse(_message: bytes) -> str:
+        raise EnclaveError("The Secure Enclave does not sign")
+
+    async with desk(enclave_key=EnclaveOf(refuse)) as d:
+        reply = d.send(chat(stream=True))
+        await reply.over.wait()
+    assert reply.signatures == [None]
+    assert [record.job_id for record in d.books.records] == ["job-1"]
 
 
 async def test_without_include_usage_no_usage_event_is_sent() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,12 @@ from darkbloom_provider.config import (
     CoordinatorSection,
     ProviderSection,
 )
-from darkbloom_provider.daemon.provider import engine_settings, running
+from darkbloom_provider.daemon.provider import (
+    STOP_SIGNALS,
+    engine_settings,
+    running,
+    signals_owned,
+)
 from darkbloom_provider.daemon.supervisor import Assignment, Supervisor
 from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.errors import ConfigError, ModelError
@@ -172,26 +178,52 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(short_home: Path, tiny_m
         assert [record.job_id for record in journal.recent(5)] == ["job-1"]
 
 
-async def test_a_second_signal_cuts_what_runs_and_still_tidies_up(
-    short_home: Path, tiny_model: Path
-) -> None:
-    home = home_with(tiny_model, short_home)
-    async with scripted_coordinator() as coordinator:
-        with processes.running(
-            "serve", "serve", "--coordinator", coordinator.url, home=home.root
-        ) as program:
-            peer = await coordinator.next_peer()
-            who = Customer(peer, await peer.expect(Register))
-            await peer.accept()
-            for number in range(4):
-                await who.ask(f"job-{number}", max_tokens=900, **GREEDY)
-            await peer.expect(InferenceResponseChunk)
-            program.signal(signal.SIGINT)
-            await processes.until(lambda: "stop signal" in program.output, "the signal", of=program)
-            program.signal(signal.SIGINT)
-            assert await program.ended() == 0
-    assert "second stop signal" in program.output
-    assert not home.control_socket.exists()
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Stopped:
+    """Stands for a supervisor: what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def stop(self, deadline_s: float) -> None:
+        self.told.append(f"stop in {deadline_s:g} s")
+
+    def force(self) -> None:
+        self.told.append("force")
+
+
+async def raised(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        signal.raise_signal(number)
+        await asyncio.sleep(0.01)  # The loop hears of a signal through a socket of its own.
+
+
+@pytest.mark.usefixtures("signals_restored")
+async def test_after_the_first_stop_signal_every_further_one_ends_it_at_once() -> None:
+    supervisor = Stopped()
+    with signals_owned(cast("Supervisor", supervisor), 7):
+        await raised(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    assert supervisor.told == ["stop in 7 s", "force", "force"]
+    assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_DFL}
+
+
+@pytest.mark.usefixtures("signals_restored")
+async def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervisor = Stopped()
+    with signals_owned(cast("Supervisor", supervisor), 7):
+        await raised(signal.SIGHUP)
+        assert supervisor.told == []
+        await raised(signal.SIGTERM)
+    assert supervisor.told == ["stop in 7 s"]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 async def test_a_killed_daemon_leaves_nothing_that_keeps_the_next_from_starting(
@@ -211,6 +243,7 @@ async def test_a_killed_daemon_leaves_nothing_that_keeps_the_next_from_starting(
     assert [model.id for model in register.models] == [MODEL]
     capabilities = register.privacy_capabilities
     assert capabilities is not None
+    assert capabilities.text_backend_inprocess
     assert capabilities.python_runtime_locked
     assert capabilities.dangerous_modules_blocked
     assert capabilities.anti_debug_enabled

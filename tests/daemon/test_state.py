@@ -8,6 +8,7 @@ from darkbloom_provider.daemon.books import BooksSnapshot
 from darkbloom_provider.daemon.slots import Slot
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.host.posture import development, linux_posture
+from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.state import LinkState, Phase, Problem
 from darkbloom_provider.models.store import InstalledModel
 from support.daemon_parts import NOW
@@ -91,3 +92,10 @@ def test_claims_of_the_development_posture_are_named() -> None:
     assert "sip_enabled" in told.claimed
     assert told.facts["sip_enabled"] is True
     assert told.facts["hypervisor_active"] is None
+
+
+def test_each_privacy_flag_is_told_with_what_it_was_read_from() -> None:
+    privacy = {"env_scrubbed": Check(False, "dangerous variables: LD_PRELOAD")}
+    told = report(state(privacy=privacy), Moment(NOW, 0)).privacy
+    assert not told["env_scrubbed"].holds
+    assert told["env_scrubbed"].evidence == "dangerous variables: LD_PRELOAD"

@@ -15,6 +15,7 @@ import pytest
 from darkbloom_provider.account.credentials import Credentials
 from darkbloom_provider.config import AttestationSection, BackendSection, Config, CoordinatorSection
 from darkbloom_provider.control.client import DaemonClient
+from darkbloom_provider.daemon import supervisor as supervisor_module
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_server import listening
@@ -34,18 +35,21 @@ from darkbloom_provider.errors import (
     ModelError,
 )
 from darkbloom_provider.host.posture import Posture, development, linux_posture
+from darkbloom_provider.host.privacy import Check
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.state import LinkState, Phase
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.paths import Home
+from darkbloom_provider.protocol.attestation import judge
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
     Hardware,
     InferenceRequest,
-    PrivacyCapabilities,
     SystemMetrics,
 )
 from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
+from darkbloom_provider.protocol.signed import SoftwareKey, verify
 from support.daemon_parts import MODEL, NOW, FakeEngine, FakeJournal, FakeReply, chat
 from support.manual_time import settle
 from support.processes import until
@@ -119,9 +123,11 @@ class FakeRooms:
     posture: Posture = field(default_factory=Posture)
     engines: LoadingEngine = field(default_factory=LoadingEngine)
     steps: list[str] = field(default_factory=list)
+    clock: float = 0.0
     links: list[FakeLink] = field(default_factory=list)
     facts: list[ProviderFacts] = field(default_factory=list)
     linked: Credentials | None = None
+    enclave_key: SoftwareKey | None = None
     journal: FakeJournal | None = None
     locked: Exception | None = None
 
@@ -132,7 +138,11 @@ class FakeRooms:
             posture=self.posture,
             wallet_address="0x1",
             machine_id="0" * 32,
+            enclave_key=self.enclave_key,
         )
+
+    def runtime(self) -> Hashes | None:
+        return Hashes(python="1" * 64, runtime="2" * 64, files=3)
 
     def installed(self) -> list[InstalledModel]:
         return [InstalledModel(name, Path(name), 10, "llama", "float32") for name in self.models]
@@ -169,14 +179,17 @@ class FakeRooms:
         self.facts.append(facts)
         return link
 
+    def relieve(self) -> None:
+        self.steps.append("relieve")
+
     def price(self, model_id: str) -> Price:
         return DEFAULT_PRICE
 
     def seal(self) -> None:
         self.steps.append("seal")
 
-    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
-        return PrivacyCapabilities(sip_enabled=posture.sip_enabled is True)
+    def privacy(self, posture: Posture) -> dict[str, Check]:
+        return {"sip_enabled": Check(posture.sip_enabled is True, "csrutil status: so it says")}
 
 
 @dataclass
@@ -207,7 +220,7 @@ def supervisor(
     return Supervisor(
         Assignment(home=rooms.home, config=settings, local=endpoint),
         rooms,
-        Surroundings(pid=4711, now=lambda: NOW, clock=lambda: 0.0),
+        Surroundings(pid=4711, now=lambda: NOW, clock=lambda: rooms.clock),
     )
 
 
@@ -253,6 +266,36 @@ async def test_the_parts_start_in_order_and_the_seal_closes_before_the_link(
         assert one.supervisor.ready.is_set()
     assert rooms.engines.closed
     assert one.supervisor.status().phase == "stopped"
+
+
+async def test_the_runtime_is_hashed_beside_the_start_and_registered(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        await one.serving()
+        register, _ = rooms.facts[0].registration()
+    assert (register.python_hash, register.runtime_hash) == ("1" * 64, "2" * 64)
+
+
+@pytest.mark.parametrize("sip", [True, None])
+async def test_answers_are_signed_only_with_a_key_that_was_attested(
+    rooms: FakeRooms, sip: bool | None
+) -> None:
+    rooms.enclave_key = key = SoftwareKey()
+    rooms.posture = Posture(sip_enabled=sip, secure_boot_enabled=True)
+    async with life(rooms) as one:
+        link = await one.serving()
+        register, attestation = rooms.facts[0].registration()
+        reply = start(rooms, link)
+        await reply.over.wait()
+    (signature,) = reply.signatures
+    if sip is None:
+        assert (attestation, signature) == (None, None)
+        return
+    assert attestation is not None
+    assert judge(attestation, register.public_key).valid
+    ((_, digest),) = reply.completions
+    assert digest is not None
+    assert signature is not None
+    assert verify(key.public_text, signature, digest.encode())
 
 
 async def test_status_can_be_asked_while_a_model_loads(rooms: FakeRooms) -> None:
@@ -352,6 +395,19 @@ async def test_models_beyond_the_slots_are_noted(rooms: FakeRooms) -> None:
     async with life(rooms, backend=BackendSection(max_model_slots=1)) as one:
         await one.serving()
         assert one.supervisor.status().warnings == ("b is not served: max_model_slots is 1",)
+
+
+async def test_the_memory_of_an_idle_model_is_given_back_to_the_system(
+    rooms: FakeRooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "IDLE_CHECK_SECONDS", 0)
+    async with life(rooms, backend=BackendSection(idle_timeout_mins=1)) as one:
+        await one.serving()
+        await settle()
+        assert "relieve" not in rooms.steps
+        rooms.clock += 61
+        await until(lambda: "relieve" in rooms.steps, "the relief")
+        assert one.supervisor.status().models[0].state == "idle"
 
 
 # ---------------------------------------------------------------- what changes meanwhile

@@ -20,9 +20,9 @@ from darkbloom_provider.protocol.messages import (
     InferenceRequest,
     Register,
 )
-from support.network import CHAT, CREDIT, network, said
+from support.network import CHAT, CREDIT
 from support.processes import PATIENCE_S, Program, darkbloom, free_port, running, until
-from support.provider_home import MODEL, journal_rows, link, provider_home, until_served
+from support.provider_home import MODEL, journal_rows, provider_home
 from support.scripted_coordinator import scripted_coordinator
 
 LONG: dict[str, Any] = {
@@ -32,56 +32,6 @@ LONG: dict[str, Any] = {
     "max_tokens": 900,
 }
 """Takes the tiny model a good second, and its chunks come 40 ms apart at the least."""
-
-
-async def test_a_daemon_killed_mid_stream_costs_nobody_and_starts_again(
-    tmp_path: Path, home_root: Path, tiny_model: Path
-) -> None:
-    async with network(tmp_path / "coordinator") as net:
-        home = provider_home(home_root, net.ws_url, tiny_model)
-        token, owner = await net.link()
-        link(home, net.ws_url, token, owner)
-        with running("first", "serve", home=home.root) as provider:
-            await until_served(net, provider)
-            lines: list[str] = []
-            async with net.http.stream("POST", CHAT, json=LONG | {"stream": True}) as reply:
-                async for line in reply.aiter_lines():
-                    if line and not lines:
-                        provider.signal(signal.SIGKILL)
-                    lines += [line] if line else []
-        error = json.loads(lines[-1].removeprefix("data: "))["error"]
-        assert error["type"] == "provider_error"
-        assert "data: [DONE]" not in lines
-        assert await net.balance() == CREDIT
-        assert await net.balance(owner) == 0
-        assert await net.job_states() == ["refunded"]
-
-        with running("second", "serve", home=home.root) as provider:
-            await until_served(net, provider)
-            assert journal_rows(home) == []
-            whole = await net.http.post(CHAT, json=LONG | {"max_tokens": 50})
-            assert whole.status_code == 200
-            await until(lambda: len(journal_rows(home)) == 1, "the job in the journal", of=provider)
-        assert await net.balance(owner) == CREDIT - await net.balance() > 0
-
-
-async def test_sigterm_mid_stream_finishes_the_stream_and_exits_0(
-    tmp_path: Path, home_root: Path, tiny_model: Path
-) -> None:
-    async with network(tmp_path / "coordinator") as net:
-        home = provider_home(home_root, net.ws_url, tiny_model)
-        with running("provider", "serve", home=home.root) as provider:
-            await until_served(net, provider)
-            payloads: list[str] = []
-            async with net.http.stream("POST", CHAT, json=LONG | {"stream": True}) as reply:
-                async for line in reply.aiter_lines():
-                    if line and not payloads:
-                        provider.signal(signal.SIGTERM)
-                    payloads += [line.removeprefix("data: ")] if line else []
-            assert payloads[-1] == "[DONE]"
-            assert len(said(payloads)) > 100
-            assert await provider.ended() == 0
-        assert await net.job_states() == ["settled"]
 
 
 async def test_a_coordinator_killed_mid_stream_comes_back_with_its_books_right(

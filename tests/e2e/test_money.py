@@ -14,7 +14,7 @@ import pytest
 
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import DEFAULT_PRICE
-from support.network import CHAT, CREDIT, events, network, said
+from support.network import CHAT, CREDIT, PATIENT, events, network, said
 from support.processes import darkbloom, running, until
 from support.provider_home import MODEL, journal_rows, link, provider_home, until_served
 
@@ -34,7 +34,7 @@ async def chunks(reply: httpx.Response) -> AsyncGenerator[str, None]:
 async def test_real_answers_earn_the_tokens_times_the_price(
     tmp_path: Path, home_root: Path, smollm2: Path
 ) -> None:
-    async with network(tmp_path / "coordinator") as net:
+    async with network(tmp_path / "coordinator", timing=PATIENT) as net:
         home = provider_home(home_root, net.ws_url, smollm2)
         token, owner = await net.link()
         link(home, net.ws_url, token, owner)
@@ -109,7 +109,7 @@ async def test_real_answers_earn_the_tokens_times_the_price(
 async def test_an_unlinked_machine_is_paid_under_its_wallet_and_told_to_log_in(
     tmp_path: Path, home_root: Path, tiny_model: Path
 ) -> None:
-    async with network(tmp_path / "coordinator") as net:
+    async with network(tmp_path / "coordinator", timing=PATIENT) as net:
         home = provider_home(home_root, net.ws_url, tiny_model)
         with running("provider", "serve", home=home.root) as provider:
             await until_served(net, provider)
@@ -130,7 +130,7 @@ async def test_an_unlinked_machine_is_paid_under_its_wallet_and_told_to_log_in(
 async def test_wallet_money_moves_to_the_account_once_the_machine_is_linked(
     tmp_path: Path, home_root: Path, tiny_model: Path
 ) -> None:
-    async with network(tmp_path / "coordinator") as net:
+    async with network(tmp_path / "coordinator", timing=PATIENT) as net:
         home = provider_home(home_root, net.ws_url, tiny_model)
         with running("unlinked", "serve", home=home.root) as provider:
             await until_served(net, provider)

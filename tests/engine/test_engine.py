@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from darkbloom_provider.engine.batch import Batch
-from darkbloom_provider.engine.engine import Engine
+from darkbloom_provider.engine.engine import Engine, runs_in_this_process
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
     GenerationFailedError,
@@ -31,6 +31,13 @@ from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import ModelError
 
 MODEL = "tiny"
+
+
+async def test_an_engine_is_in_this_process_while_its_thread_lives() -> None:
+    assert not runs_in_this_process()
+    async with Engine():
+        assert runs_in_this_process()
+    assert not runs_in_this_process()
 
 
 @pytest.fixture

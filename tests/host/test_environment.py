@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from darkbloom_provider.host.environment import (
     is_interpreter_variable,
     is_proxy,
     isolated_restart,
+    reexec_isolated,
     scrub,
     scrubbed,
     started_with,
@@ -133,3 +135,20 @@ def test_an_isolated_interpreter_goes_on() -> None:
         env={"PATH": os.environ["PATH"]},
     )
     assert json.loads(done.stdout) == [1, 1]
+
+
+def test_signals_wait_while_the_process_becomes_another_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[set[int]] = []
+
+    def no_such_program(*_arguments: object) -> None:
+        held.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        raise FileNotFoundError
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(os, "execve", no_such_program)
+    with pytest.raises(FileNotFoundError):
+        reexec_isolated(["--version"], {})
+    assert held == [before | {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darkbloom_provider.coordinator.challenges import judge
 from darkbloom_provider.host import posture
 from darkbloom_provider.host.posture import (
     FACTS,
+    Posture,
     authenticated_root,
     development,
     hypervisor,
@@ -18,17 +20,24 @@ from darkbloom_provider.host.posture import (
     secure_boot,
     sip,
 )
+from darkbloom_provider.protocol.messages import AttestationChallenge, AttestationResponse
 from support.host_answers import MISSING, said, tools
 from support.macos_outputs import (
+    AUTHENTICATED_ROOT_ASKS,
     AUTHENTICATED_ROOT_DISABLED,
     AUTHENTICATED_ROOT_ENABLED,
+    AUTHENTICATED_ROOT_UNKNOWN,
     CSRUTIL_CUSTOM,
     CSRUTIL_CUSTOM_10_11,
+    CSRUTIL_CUSTOM_10_15,
+    CSRUTIL_CUSTOM_VIRTUAL,
+    CSRUTIL_DEBUGGING_OFF,
     CSRUTIL_DISABLED,
     CSRUTIL_ENABLED,
     HV_ABSENT,
     HV_PRESENT,
     IBRIDGE_FULL,
+    RDMA_ENABLED,
 )
 
 GOOD_MAC = {
@@ -66,6 +75,9 @@ def test_a_mac_whose_tools_do_not_answer_is_unknown_not_fine() -> None:
         (CSRUTIL_DISABLED, False),
         (CSRUTIL_CUSTOM, False),
         (CSRUTIL_CUSTOM_10_11, False),
+        (CSRUTIL_CUSTOM_10_15, False),
+        (CSRUTIL_CUSTOM_VIRTUAL, False),
+        (CSRUTIL_DEBUGGING_OFF, False),
         (CSRUTIL_CUSTOM.replace("disabled", "enabled"), True),
         ("System Integrity Protection status: unknown (Custom Configuration).\n", None),
         ("System Integrity Protection status: enabled (Custom Configuration).\n", None),
@@ -114,12 +126,18 @@ def test_a_mac_without_a_security_level_is_unknown() -> None:
 def test_authenticated_root_is_understood() -> None:
     assert authenticated_root(said(AUTHENTICATED_ROOT_ENABLED)).value is True
     assert authenticated_root(said(AUTHENTICATED_ROOT_DISABLED)).value is False
-    assert authenticated_root(said("usage: csrutil <command>")).value is None
+    assert authenticated_root(said(AUTHENTICATED_ROOT_UNKNOWN)).value is None
+
+
+def test_a_csrutil_that_asks_which_system_is_meant_proves_nothing() -> None:
+    found = authenticated_root(said(AUTHENTICATED_ROOT_ASKS))
+    assert found.value is None
+    assert "several macOS installations" in found.evidence
 
 
 @pytest.mark.parametrize(
     ("output", "value"),
-    [("disabled\n", True), ("enabled\n", False), ("Disabled.\n", True), ("what\n", None)],
+    [("disabled\n", True), (RDMA_ENABLED, False), ("Disabled.\n", True), ("what\n", None)],
 )
 def test_rdma_is_understood(output: str, value: bool | None) -> None:
     assert rdma_disabled(said(output), said("26.3.1\n")).value is value
@@ -137,6 +155,33 @@ def test_a_virtual_mac_says_so() -> None:
     assert hypervisor(said(HV_PRESENT)).value is True
     assert hypervisor(said(HV_ABSENT)).value is False
     assert hypervisor(said("")).value is None
+
+
+@pytest.mark.parametrize("rdma_off", [True, False, None])
+def test_a_guest_says_so_only_where_it_excuses_no_rdma(rdma_off: bool | None) -> None:
+    guest = Posture(rdma_disabled=rdma_off, hypervisor_active=True)
+    assert guest.hypervisor_reported is (True if rdma_off else None)
+    for known in (False, None):
+        other = Posture(rdma_disabled=rdma_off, hypervisor_active=known)
+        assert other.hypervisor_reported is known
+
+
+def test_a_guest_with_rdma_on_passes_no_challenge_for_being_one() -> None:
+    guest = Posture(
+        sip_enabled=True, secure_boot_enabled=True, rdma_disabled=False, hypervisor_active=True
+    )
+    answer = AttestationResponse(
+        nonce="n",
+        signature="s",
+        public_key="k",
+        sip_enabled=guest.sip_enabled,
+        rdma_disabled=guest.rdma_disabled,
+        hypervisor_active=guest.hypervisor_reported,
+    )
+    verdict = judge(
+        AttestationChallenge(nonce="n"), answer, registered_key="k", attestation_key=None
+    )
+    assert verdict.problem == "remote memory access is on"
 
 
 @given(st.text())

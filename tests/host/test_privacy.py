@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +56,7 @@ def run(program: str, environ: Mapping[str, str] | None = None, *, isolated: boo
     return json.loads(done.stdout)
 
 
+SEAL_NOW = "[r := privacy.harden(), r.seal.close()]"
 SEALED = "report = privacy.harden(); report.seal.close()\n"
 ALL_TRUE = {
     "text_backend_inprocess": True,
@@ -74,7 +78,8 @@ def test_a_hardened_and_sealed_process_holds_every_promise() -> None:
 def test_every_flag_of_the_wire_is_measured() -> None:
     assert set(ALL_TRUE) == set(PrivacyCapabilities.model_fields)
     found = run(
-        SEALED + "flags = privacy.capabilities(report, engine_in_process=True, posture=posture)\n"
+        SEALED + "flags = privacy.capabilities(privacy.checks(\n"
+        "    report, engine_in_process=True, posture=posture))\n"
         "print(flags.model_dump_json())"
     )
     assert found == ALL_TRUE
@@ -128,6 +133,79 @@ def test_the_kernel_refuses_debuggers() -> None:
     assert found == [1, 0, True, 0, False], "made dumpable again, the flag must fall"
 
 
+ATTACK = """
+import signal
+def attacked(hardened):
+    "Another process of the same user tries: attach, read the memory."
+    ready, tell = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        if os.getuid() == 0:
+            os.setgid(65534); os.setuid(65534)
+        libc = ctypes.CDLL(None)
+        libc.prctl(4, 1, 0, 0, 0)  # changing the user has made it undumpable
+        if hardened:
+            privacy.harden()
+        os.write(tell, b"!")
+        signal.pause()
+        os._exit(0)
+    os.read(ready, 1)
+    attacker = os.fork()
+    if attacker == 0:
+        if os.getuid() == 0:
+            os.setgid(65534); os.setuid(65534)
+        def reads():
+            open(f"/proc/{victim}/mem", "rb").close()
+        outcome = [ctypes.CDLL(None).ptrace(16, victim, None, None) == 0, True]
+        try:
+            reads()
+        except OSError:
+            outcome[1] = False
+        os._exit(outcome[0] * 2 + outcome[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(attacker, 0)[1])
+    os.kill(victim, signal.SIGKILL); os.waitpid(victim, 0)
+    return [bool(code & 2), bool(code & 1)]
+print(json.dumps([attacked(False), attacked(True)]))
+"""
+
+
+@linux_only
+def test_another_process_of_the_same_user_can_neither_attach_nor_read() -> None:
+    open_one, hardened_one = run(ATTACK)
+    assert hardened_one == [False, False]
+    if open_one != [True, True]:
+        pytest.skip("this system lets nobody attach, hardened or not")
+
+
+@linux_only
+def test_a_debugger_that_is_attached_shows() -> None:
+    found = run(
+        "tracing = ctypes.CDLL(None).ptrace(0, 0, None, None)  # PTRACE_TRACEME\n"
+        + SEALED
+        + "print(json.dumps([tracing, measured(report)['anti_debug_enabled']]))"
+    )
+    if found[0] != 0:
+        pytest.skip("this system lets nobody trace")
+    assert found[1] is False
+
+
+@linux_only
+def test_a_hardened_process_that_crashes_leaves_no_core(tmp_path: Path) -> None:
+    dumped = run(
+        f"os.chdir({str(tmp_path)!r})\n"
+        "def crashed(hardened):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        if hardened: privacy.harden()\n"
+        "        os.kill(os.getpid(), 11)\n"
+        "    return os.WCOREDUMP(os.waitpid(child, 0)[1])\n"
+        "print(json.dumps([crashed(False), crashed(True)]))"
+    )
+    assert dumped[1] is False
+    if not dumped[0]:
+        pytest.skip("this system dumps no cores, hardened or not")
+
+
 def test_the_seal_refuses_tracing_and_native_code_only_once_closed() -> None:
     found = run(
         "report = privacy.harden()\n"
@@ -155,6 +233,69 @@ def test_the_seal_refuses_tracing_and_native_code_only_once_closed() -> None:
         "breakpoint": "SealedError",
         "json.tool": "allowed",
     }
+
+
+def test_code_from_outside_the_runtime_is_refused_on_every_road(tmp_path: Path) -> None:
+    (tmp_path / "outsider.py").write_text("ran = True\n")
+    found = run(
+        "report = privacy.harden()\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import importlib.util, runpy\n"
+        f"path = {str(tmp_path / 'outsider.py')!r}\n"
+        "def around_the_finders():\n"
+        "    spec = importlib.util.spec_from_file_location('o', path)\n"
+        "    spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
+        "def linked_in():\n"
+        "    where = os.path.dirname(privacy.__file__) + '/../linked_in_by_a_test.py'\n"
+        "    exec(compile('', where, 'exec'), {})\n"
+        "actions = {'import': lambda: importlib.import_module('outsider'),\n"
+        "  'spec': around_the_finders, 'runpy': lambda: runpy.run_path(path),\n"
+        "  'inside': linked_in}\n"
+        "import outsider; del sys.modules['outsider']\n"
+        "report.seal.close()\n"
+        "print(json.dumps({n: refused(a) for n, a in actions.items()}))"
+    )
+    assert found == {
+        "import": "ModuleRefusedError",
+        "spec": "ModuleRefusedError",
+        "runpy": "ModuleRefusedError",
+        "inside": "allowed",
+    }
+
+
+def test_a_native_module_from_outside_is_refused_and_one_of_the_runtime_loads(
+    tmp_path: Path,
+) -> None:
+    # A copy of a module that every interpreter has as a file of its own.
+    spec = importlib.util.find_spec("_ctypes_test") or importlib.util.find_spec("_bisect")
+    if spec is None or spec.origin is None or not spec.origin.endswith(".so"):
+        pytest.skip("this interpreter has no native module as a file")
+    copy = shutil.copy(spec.origin, tmp_path)
+    found = run(
+        "import importlib.machinery as machinery, importlib.util\n"
+        "def load(path):\n"
+        f"    loader = machinery.ExtensionFileLoader({spec.name!r}, path)\n"
+        "    importlib.util.module_from_spec(\n"
+        f"        machinery.ModuleSpec({spec.name!r}, loader, origin=path))\n"
+        + SEALED
+        + f"print(json.dumps([refused(lambda: load(p)) for p in ({str(copy)!r}, {spec.origin!r})]))"
+    )
+    assert found == ["ModuleRefusedError", "allowed"]
+
+
+def test_code_made_in_memory_still_runs_after_the_seal() -> None:
+    assert run(
+        SEALED + "import collections, dataclasses\n"
+        "point = collections.namedtuple('P', 'x')(1)\n"
+        "made = dataclasses.make_dataclass('D', ['x'])(2)\n"
+        "print(json.dumps([point.x, made.x]))"
+    ) == [1, 2]
+
+
+def test_a_seal_that_lets_foreign_code_in_shows() -> None:
+    for name in ("foreign_native_code_is_refused", "foreign_modules_are_refused"):
+        found = run(f"print(json.dumps([seal.{name}(), ({SEAL_NOW}, seal.{name}())[1]]))")
+        assert found == [False, True]
 
 
 def test_libraries_import_their_parts_after_the_seal() -> None:

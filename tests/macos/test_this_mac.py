@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from darkbloom_provider.host import hardware, launchd, metrics, posture
+from darkbloom_provider.doctor import machine
+from darkbloom_provider.doctor.finding import Verdict
+from darkbloom_provider.doctor.place import Place
+from darkbloom_provider.host import enclave, hardware, launchd, metrics, posture
 from darkbloom_provider.host.command import Tools
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.launchd import LaunchdService
 from darkbloom_provider.host.service import ServiceSpec
+from darkbloom_provider.paths import Home
+from darkbloom_provider.protocol import signed
 
 pytestmark = [
     pytest.mark.macos,
@@ -38,6 +44,19 @@ def test_every_fact_of_the_posture_is_learned_or_says_why_not() -> None:
     assert found.hypervisor_active is not None, found.evidence
     assert found.rdma_disabled is not None, found.evidence
     assert set(found.evidence) == set(posture.FACTS)
+
+
+def test_the_secure_enclave_makes_a_key_or_the_system_says_why_not() -> None:
+    try:
+        key = enclave.new_key()
+    except EnclaveError as error:
+        pytest.skip(str(error))
+    assert signed.verify(key.public_text, key.sign(b"message"), b"message")
+
+
+def test_doctor_finds_out_every_fact_of_the_posture(tmp_path: Path) -> None:
+    found = list(machine.posture(Place(home=Home(tmp_path), environ={})))
+    assert not [f for f in found if f.verdict is Verdict.UNKNOWN], found
 
 
 def test_the_load_of_this_mac_is_in_range() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkbloom_provider.protocol import codec, signed
-from darkbloom_provider.protocol.attestation import judge
+from darkbloom_provider.protocol.attestation import AttestationBlob, attest, judge
 from darkbloom_provider.protocol.messages import AttestationChallenge, AttestationResponse
 from support.recordings import frames, vectors
 
@@ -16,6 +18,16 @@ P256 = VECTORS["p256"]
 KEY = ec.derive_private_key(int(P256["private_scalar_hex"], 16), ec.SECP256R1())
 PUBLIC = P256["public_xy_b64"]
 PROVIDER_KEY = VECTORS["provider_key"]["provider_public_b64"]
+
+
+class VectorKey:
+    """The vectors' key, with the deterministic signatures (RFC 6979) they were made with."""
+
+    public_text = PUBLIC
+
+    def sign(self, message: bytes) -> str:
+        scheme = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+        return base64.b64encode(KEY.sign(message, scheme)).decode()
 
 
 def _vector_challenge() -> AttestationChallenge:
@@ -113,3 +125,44 @@ def test_a_recorded_attested_session_verifies() -> None:
     assert message.type == "register"
     assert message.attestation is not None
     assert judge(message.attestation, message.public_key).valid
+
+
+# ---------------------------------------------------------------- made here, byte for byte
+
+GOLDEN_SHA256 = "26def3f010282923d754b72402cdfb6ac6892a4a9eb7d0b3b4515937252a8a34"
+"""Of the complete value of `register.attestation` in `encryption.md` section 6.4."""
+
+
+def test_an_attestation_made_here_is_the_vector_byte_for_byte() -> None:
+    blob = AttestationBlob.model_validate(json.loads(VECTORS["attestation_blob"]["blob_utf8"]))
+    text = attest(blob, VectorKey())
+    assert text == VECTORS["attestation_text"]
+    assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN_SHA256
+
+
+def test_names_that_go_escapes_are_signed_as_they_are_sent() -> None:
+    blob = AttestationBlob.model_validate({"chipName": "<a>&\u2028 é", "publicKey": PUBLIC})
+    text = attest(blob, VectorKey())
+    assert '"chipName":"\\u003ca\\u003e\\u0026\\u2028 é"' in text
+    raw = codec.raw_member(text, "attestation")
+    assert raw is not None
+    assert signed.verify(PUBLIC, json.loads(text)["signature"], raw.encode())
+
+
+def test_both_challenge_signatures_made_here_are_the_vectors() -> None:
+    challenge = _vector_challenge()
+    message = signed.challenge_message(challenge.nonce, challenge.timestamp)
+    assert VectorKey().sign(message) == VECTORS["challenge"]["signature_b64"]
+    status = signed.status_message(challenge, _vector_response())
+    assert VectorKey().sign(status) == VECTORS["status"]["status_signature_b64"]
+
+
+def test_the_answers_signature_made_here_is_the_vector() -> None:
+    digest = VECTORS["response"]["response_hash"]
+    assert VectorKey().sign(digest.encode()) == VECTORS["response"]["se_signature"]
+
+
+def test_a_software_key_shows_its_private_half_nowhere() -> None:
+    key = signed.SoftwareKey()
+    assert "private" not in repr(key)
+    assert signed.verify(key.public_text, key.sign(b"m"), b"m")

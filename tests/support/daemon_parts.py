@@ -26,6 +26,7 @@ from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import EncryptedPayload, InferenceRequest, Usage
 from darkbloom_provider.protocol.money import Price
 from darkbloom_provider.protocol.openai import FinishReason
+from darkbloom_provider.protocol.signed import SigningKey
 
 MODEL = "tiny-random"
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -119,6 +120,7 @@ class FakeReply:
         self.texts: list[str] = []
         self.usages: list[Usage] = []
         self.completions: list[tuple[Usage, str | None]] = []
+        self.signatures: list[str | None] = []
         self.errors: list[tuple[str, int]] = []
         self.slow: asyncio.Event | None = None
         self.completing: asyncio.Event | None = None
@@ -164,13 +166,16 @@ class FakeReply:
         self.texts.append(self._channel.open(payload.ciphertext).decode())
         self.usages.append(usage)
 
-    async def complete(self, usage: Usage, response_hash: str | None = None) -> None:
+    async def complete(
+        self, usage: Usage, response_hash: str | None = None, se_signature: str | None = None
+    ) -> None:
         self._check()
         self.at_completion.set()
         if self.completing is not None:
             await self.completing.wait()
             self._check()
         self.completions.append((usage, response_hash))
+        self.signatures.append(se_signature)
         self.over.set()
 
     async def error(self, message: str, status_code: int) -> None:
@@ -267,6 +272,7 @@ async def desk(
     max_jobs: int = 8,
     prepare: Callable[[str], Any] = nothing_to_prepare,
     served: frozenset[str] = SERVED,
+    enclave_key: SigningKey | None = None,
 ) -> AsyncIterator[Desk]:
     """A job runner; when the block ends, its jobs must have ended or are cut."""
     engine = engine or FakeEngine()
@@ -278,6 +284,7 @@ async def desk(
         now=lambda: NOW,
         flush_seconds=0,
         max_jobs=max_jobs,
+        enclave_key=enclave_key,
     )
     offer = Offer(models=lambda: (MODEL,), prepare=prepare, served=served)
     tally = Tally()

@@ -107,6 +107,61 @@ This is an unsupported configuration, likely to break in the future and leave yo
 unknown state.
 """
 
+# https://github.com/CatMe0w/zouxian/issues/10 (2024; one protection off, head line left out there
+# and taken from the output above)
+CSRUTIL_DEBUGGING_OFF = """\
+System Integrity Protection status: unknown (Custom Configuration).
+
+Configuration:
+\tApple Internal: disabled
+\tKext Signing: enabled
+\tFilesystem Protections: enabled
+\tDebugging Restrictions: disabled
+\tDTrace Restrictions: enabled
+\tNVRAM Protections: enabled
+\tBaseSystem Verification: enabled
+\tBoot-arg Restrictions: enabled
+\tKernel Integrity Protections: enabled
+\tAuthenticated Root Requirement: enabled
+"""
+
+# https://github.com/xzhih/one-key-hidpi/issues/79 (macOS 10.15: everything off, and not called so)
+CSRUTIL_CUSTOM_10_15 = """\
+System Integrity Protection status: unknown (Custom Configuration).
+
+Configuration:
+\tApple Internal: disabled
+\tKext Signing: disabled
+\tFilesystem Protections: disabled
+\tDebugging Restrictions: disabled
+\tDTrace Restrictions: disabled
+\tNVRAM Protections: disabled
+\tBaseSystem Verification: disabled
+
+This is an unsupported configuration, likely to break in the future and leave your machine in an \
+unknown state.
+"""
+
+# https://github.com/foxlet/macOS-Simple-KVM/issues/363 (macOS in a virtual machine, 2020; the
+# prompt's blank first line is part of it)
+CSRUTIL_CUSTOM_VIRTUAL = """\
+
+System Integrity Protection status: unknown (Custom Configuration).
+
+Configuration:
+\tApple Internal: disabled
+\tKext Signing: disabled
+\tFilesystem Protections: disabled
+\tDebugging Restrictions: enabled
+\tDTrace Restrictions: enabled
+\tNVRAM Protections: enabled
+\tBaseSystem Verification: enabled
+
+This is an unsupported configuration, likely to break in the future and leave your machine in an \
+unknown state.
+
+"""
+
 # https://github.com/lionheart/openradar-mirror/issues/5820 (OS X 10.11: says "enabled", is off)
 CSRUTIL_CUSTOM_10_11 = """\
 System Integrity Protection status: enabled (Custom Configuration).
@@ -127,6 +182,34 @@ unknown state.
 # in https://github.com/HackTricks-wiki/hacktricks (macOS 11 and later)
 AUTHENTICATED_ROOT_ENABLED = "Authenticated Root status: enabled\n"
 AUTHENTICATED_ROOT_DISABLED = "Authenticated Root status: disabled\n"
+
+# https://github.com/usnistgov/macos_security/issues/226 (macOS 13.2, two systems): it asks
+# which is meant, and waits for ever
+AUTHENTICATED_ROOT_ASKS = """\
+This computer has several macOS installations:
+  1: Pirates
+  2: 💬
+
+Pick a macOS installation (1..2): """
+
+# https://github.com/mayankk2308/purge-wrangler/issues/137 (older than macOS 11; shortened)
+AUTHENTICATED_ROOT_UNKNOWN = """\
+csrutil: invalid command authenticated-root
+usage: csrutil <command>
+Modify the System Integrity Protection configuration. All configuration changes apply to the \
+entire machine.
+Available commands:
+
+    clear
+        Clear the existing configuration. Only available in Recovery OS.
+    disable
+        Disable the protection on the machine. Only available in Recovery OS.
+    enable
+        Enable the protection on the machine. Only available in Recovery OS.
+"""
+
+# https://github.com/jundot/omlx/issues/3037 (macOS 26, a Thunderbolt 4 Mac)
+RDMA_ENABLED = "enabled\n"
 
 # https://github.com/osquery/osquery/issues/8195; other levels: osquery pull request 8215
 IBRIDGE_FULL = """\

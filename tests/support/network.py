@@ -22,6 +22,8 @@ from support.scripted_provider import MODEL
 
 CREDIT = 5_000_000
 QUICK = Timing(queue_wait=5, accept=5, idle=5, stop_grace=2)
+PATIENT = Timing(queue_wait=0.2, accept=60, idle=60, stop_grace=2)
+"""For real providers on a busy machine: they may be slow; for one that is gone nobody waits."""
 CHAT = "/v1/chat/completions"
 
 
@@ -116,7 +118,7 @@ async def network(
         async with httpx.AsyncClient(
             base_url=coordinator.base_url,
             headers={"Authorization": f"Bearer {key.reveal()}"},
-            timeout=20,
+            timeout=20 + timing.idle,
         ) as http:
             yield Network(coordinator, http, account)
         database = coordinator.services.db

@@ -64,6 +64,8 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
+                # A process group of its own, as a shell gives it.
+                start_new_session=True,
             )
 
     @property
@@ -84,6 +86,10 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def ctrl_c(self) -> None:
+        """What a terminal does at Ctrl-C: SIGINT to the program and all that it has started."""
+        os.killpg(self.pid, signal.SIGINT)
 
     async def ended(self, patience: float = PATIENCE_S) -> int:
         """Wait for its end; its exit code."""

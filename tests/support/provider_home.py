@@ -15,9 +15,12 @@ from support.processes import Program, environment, until
 
 MODEL = SMOLLM2_ID
 """The id every home serves; the catalogue lists it. The weights behind it may be any."""
+PLAIN_WORDS = "because which would there " * 20
+"""Long words that are one token each to the tiny model. A coordinator estimates a prompt by its
+bytes and bounds the cost by the estimate: of this prompt it is high enough."""
 
 
-def provider_home(root: Path, coordinator: str, model: Path) -> Home:
+def provider_home(root: Path, coordinator: str, model: Path, *, heartbeat_s: int = 1) -> Home:
     """A home whose settings name the coordinator, with one installed model."""
     home = Home(root)
     home.models.mkdir(parents=True)
@@ -25,7 +28,7 @@ def provider_home(root: Path, coordinator: str, model: Path) -> Home:
     settings = root / "config" / "darkbloom" / "provider.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(
-        f'[coordinator]\nurl = "{coordinator}"\nheartbeat_interval_secs = 1\n'
+        f'[coordinator]\nurl = "{coordinator}"\nheartbeat_interval_secs = {heartbeat_s}\n'
         '[attestation]\nposture = "development"\n'
     )
     return home

@@ -25,6 +25,7 @@ from darkbloom_provider.daemon.supervisor import (
 )
 from darkbloom_provider.engine.requests import Delta, EngineSnapshot, LoadedModel
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.clock import waking_clock
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.paths import Home
@@ -70,10 +71,9 @@ class _Rooms(RealRooms):
             return super().engine(*args, **kwargs)
         return self._held()
 
-    def capabilities(self, measured: Posture) -> PrivacyCapabilities:
+    def privacy(self, measured: Posture) -> dict[str, Check]:
         """All of them: the coordinator sends no work otherwise, and this process tests others."""
-        names = PrivacyCapabilities.model_fields
-        return PrivacyCapabilities.model_validate(dict.fromkeys(names, True))
+        return dict.fromkeys(PrivacyCapabilities.model_fields, Check(True, "a test"))
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[Any]:

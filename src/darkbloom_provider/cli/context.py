@@ -43,17 +43,25 @@ class Invocation:
         settings = config.load(self.environ, self.config_path)
         if coordinator is None:
             return settings
+        section = config.CoordinatorSection(
+            url=self.address(coordinator),
+            heartbeat_interval_secs=settings.coordinator.heartbeat_interval_secs,
+        )
+        return settings.model_copy(update={"coordinator": section}).checked()
+
+    def address(self, coordinator: str) -> str:
+        """The websocket address for what `--coordinator` was given.
+
+        Raises:
+            click.BadParameter: It is no address.
+        """
         try:
-            section = config.CoordinatorSection(
-                url=coordinator,
-                heartbeat_interval_secs=settings.coordinator.heartbeat_interval_secs,
-            )
+            return config.websocket_url(coordinator)
         except ValueError:
             raise click.BadParameter(
                 f"{coordinator!r} must look like wss://host/ws/provider or https://host",
                 param_hint="--coordinator",
             ) from None
-        return settings.model_copy(update={"coordinator": section}).checked()
 
 
 pass_invocation = click.make_pass_decorator(Invocation)

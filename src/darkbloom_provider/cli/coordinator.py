@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,6 +36,14 @@ data_option = click.option(
     help="Where the ledger and the keys are kept; ~/.darkbloom/coordinator by default.",
 )
 email_option = click.option("--email", required=True, metavar="ADDRESS", help="The user.")
+
+
+def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> frozenset[str]:
+    for text in texts:
+        if re.fullmatch(r"[0-9a-f]{64}", text) is None:
+            # One that matches nothing would keep every provider out without a word.
+            raise click.BadParameter(f"{text!r} is not 64 hex digits, lower case", param=option)
+    return frozenset(texts)
 
 
 @click.group("coordinator")
@@ -81,6 +90,22 @@ def command() -> None:
     metavar="N",
     help="Requests that any one provider may have at once, whatever its memory.",
 )
+@click.option(
+    "--python-hash",
+    "python_hashes",
+    multiple=True,
+    metavar="HASH",
+    callback=_hashes,
+    help="Take only providers with this interpreter (see `darkbloom runtime hash`); repeatable.",
+)
+@click.option(
+    "--runtime-hash",
+    "runtime_hashes",
+    multiple=True,
+    metavar="HASH",
+    callback=_hashes,
+    help="Take only providers with this runtime; may be repeated.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -92,6 +117,8 @@ def serve(
     admin_key_file: Path | None,
     fee_percent: int,
     max_requests: int | None,
+    python_hashes: frozenset[str],
+    runtime_hashes: frozenset[str],
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
@@ -102,7 +129,12 @@ def serve(
         host=host,
         port=port,
         admin_key=_admin_key(admin_key_file),
-        policy=Policy(fee_percent=fee_percent, max_requests=max_requests),
+        policy=Policy(
+            fee_percent=fee_percent,
+            max_requests=max_requests,
+            accepted_python_hashes=python_hashes,
+            accepted_runtime_hashes=runtime_hashes,
+        ),
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)

@@ -18,10 +18,12 @@ COMMANDS = {
     "benchmark": "How fast a model answers on this machine, and how fast it could.",
     "coordinator": "Run a whole network on this machine.",
     "demo": "From nothing to the first earned money, on this machine alone.",
+    "doctor": "What is wrong on this machine, and what to type next.",
     "earnings": "What this machine has earned.",
     "login": "Link this machine to your account.",
     "logout": "Unlink this machine.",
     "models": "The models on this machine.",
+    "runtime": "The hashes of what the provider is made of.",
     "serve": "Run the provider in this terminal.",
     "start": "Run the provider in the background, now and at every login.",
     "status": "What the running provider does now.",
@@ -72,10 +74,10 @@ def darkbloom(ctx: click.Context, *, verbose: bool, config_path: Path | None) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command and end the process with its exit code."""
+    """Run a command and end the process with its exit code."""
     try:
         code = darkbloom.main(args=arguments, prog_name="darkbloom", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
         error.show()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from darkbloom_provider import logs
 from darkbloom_provider.cli.context import Invocation, coordinator_option, pass_invocation
-from darkbloom_provider.cli.status import account_line, posture_line
+from darkbloom_provider.cli.phrases import account_line, posture_line
 from darkbloom_provider.config import BackendSection, Config
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, LocalStatus, StatusReport
 from darkbloom_provider.daemon.local_server import DEFAULT_PORT, load_or_create_key

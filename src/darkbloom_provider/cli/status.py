@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import click
 
 from darkbloom_provider.cli.context import Invocation, json_option, pass_invocation
+from darkbloom_provider.cli.phrases import account_line, posture_line
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.control.models import (
-    AccountStatus,
     CoordinatorStatus,
     JournalStatus,
     ModelStatus,
-    PostureStatus,
     StatusReport,
 )
 from darkbloom_provider.protocol.money import format_usd
@@ -30,13 +29,6 @@ _PHASES = {
     "serving": "serving",
     "draining": "stopping: finishing what runs, taking nothing new",
     "stopped": "stopped",
-}
-_FACTS = {
-    "sip_enabled": "SIP",
-    "secure_boot_enabled": "Secure Boot",
-    "rdma_disabled": "RDMA off",
-    "hypervisor_active": "hypervisor",
-    "authenticated_root": "sealed system",
 }
 
 
@@ -94,25 +86,6 @@ def lines(report: StatusReport) -> Iterator[Line]:
         yield "Posture", posture_line(report.posture)
     for warning in report.warnings:
         yield "Note", warning
-
-
-def account_line(account: AccountStatus) -> str:
-    """Whom the earnings go to."""
-    if account.linked:
-        return "linked" + (f" ({account.account_id})" if account.account_id else "")
-    kept = f"; earnings are kept under {account.wallet_address}" if account.wallet_address else ""
-    return f"not linked{kept}. Run `darkbloom login`"
-
-
-def posture_line(posture: PostureStatus) -> str:
-    """What is said to the coordinator about this machine."""
-    words = {None: "unknown", True: "yes", False: "no"}
-    facts = [
-        f"{_FACTS.get(name, name)} {words[value]}{' (claimed)' * (name in posture.claimed)}"
-        for name, value in posture.facts.items()
-    ]
-    kind = "DEVELOPMENT, not measured" if posture.kind == "development" else posture.kind
-    return f"{kind}: {', '.join(facts)}" if facts else kind
 
 
 def duration(span: dt.timedelta) -> str:

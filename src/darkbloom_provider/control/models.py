@@ -116,6 +116,13 @@ class PostureStatus(_Model):
     """Facts that are claimed without being true here (`development` only)."""
 
 
+class PrivacyStatus(_Model):
+    """One privacy capability as it was registered, and what it was read from."""
+
+    holds: bool
+    evidence: str
+
+
 class StatusReport(_Model):
     """Everything `darkbloom status` shows."""
 
@@ -130,6 +137,8 @@ class StatusReport(_Model):
     jobs: JobCounts
     journal: JournalStatus
     posture: PostureStatus
+    privacy: dict[str, PrivacyStatus] = {}
+    """The privacy capabilities of the last registration, by their names on the wire."""
     warnings: tuple[str, ...] = ()
     """Things the owner should know that stop nothing."""
     local: LocalStatus | None = None

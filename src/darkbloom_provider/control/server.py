@@ -158,6 +158,24 @@ class QuietServer(uvicorn.Server):
         yield
 
 
+class _ControlServer(QuietServer):
+    """Sleeps until there is work: uvicorn's own loop wakes an idle machine ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait to be told to stop. What uvicorn's loop keeps current, the date, is switched off."""
+        await self.on_tick(0)
+        await self._told.wait()
+
+    def stop(self) -> None:
+        """Accept no more, answer what was asked, end."""
+        self.should_exit = True
+        self._told.set()
+
+
 @contextlib.asynccontextmanager
 async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
     """Answer on the Unix socket `path` for as long as the block runs.
@@ -167,7 +185,7 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
         AlreadyRunningError: Another daemon answers there.
     """
     listening = sockets.listen(path)
-    server = QuietServer(
+    server = _ControlServer(
         uvicorn.Config(
             application(daemon),
             http="h11",
@@ -176,6 +194,7 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
     )
@@ -185,7 +204,7 @@ async def serving(daemon: Daemon, path: Path) -> AsyncIterator[None]:
             try:
                 yield
             finally:
-                server.should_exit = True
+                server.stop()
     finally:
         listening.close()
 

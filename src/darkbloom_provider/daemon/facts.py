@@ -8,19 +8,21 @@ settings allow on loopback only.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
-
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkbloom_provider import logs
 from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds
 from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol import signed
+from darkbloom_provider.protocol.attestation import AttestationBlob, attest
 from darkbloom_provider.protocol.messages import (
     BACKEND,
     AttestationChallenge,
@@ -35,6 +37,7 @@ from darkbloom_provider.protocol.messages import (
     Register,
     SystemMetrics,
 )
+from darkbloom_provider.protocol.signed import SigningKey, SoftwareKey
 
 _log = logs.get("daemon.facts")
 
@@ -50,6 +53,65 @@ class Machine:
     posture: Posture
     wallet_address: str
     machine_id: str = field(repr=False)
+    os_version: str = ""
+    enclave_key: SigningKey | None = field(default=None, repr=False)
+    """The key in the Secure Enclave; None where there is none."""
+    runtime: Hashes | None = None
+    """As of the start: the code that runs is the one that was there then."""
+
+    @property
+    def python_hash(self) -> str | None:
+        """The interpreter's hash; None if it was not measured."""
+        return None if self.runtime is None else self.runtime.python
+
+    @property
+    def runtime_hash(self) -> str | None:
+        """The libraries' hash; None if it was not measured.
+
+        There is no `binary_hash` beside it, as the only binary is the interpreter, and an unlisted
+        one would cost the machine its trust; nor `template_hashes`: templates come with models.
+        """
+        return None if self.runtime is None else self.runtime.runtime
+
+
+def attestation_of(machine: Machine, public_key: str, at: dt.datetime) -> str | None:
+    """The signed attestation of `machine` as raw JSON; None if it would prove nothing.
+
+    One that says "off" or "unknown" of what the coordinator demands is invalid, which is worse than
+    none; one with claims would be a lie. Three optional fields are left out: the serial number,
+    which the network shows to everyone; the hash of a binary, as there is none of our own (the
+    interpreter's is `python_hash`); and `hypervisorActive`, which other clients do not send either.
+
+    Args:
+        machine: What was measured.
+        public_key: The session's X25519 key as it is registered; the attestation is bound to it.
+        at: When it was measured. Its age is not checked.
+    """
+    posture, key = machine.posture, machine.enclave_key
+    if key is None or posture.claimed:
+        return None
+    if not (posture.sip_enabled and posture.secure_boot_enabled):
+        return None
+    blob = AttestationBlob.model_validate(
+        {
+            "authenticatedRootEnabled": posture.authenticated_root is True,
+            "chipName": machine.hardware.chip_name,
+            "encryptionPublicKey": public_key,
+            "hardwareModel": machine.hardware.machine_model,
+            "osVersion": machine.os_version,
+            "publicKey": key.public_text,
+            "rdmaDisabled": posture.rdma_disabled is True,
+            "secureBootEnabled": posture.secure_boot_enabled,
+            "secureEnclaveAvailable": True,
+            "sipEnabled": posture.sip_enabled,
+            "timestamp": at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+    )
+    try:
+        return attest(blob, key)
+    except DarkbloomError as error:
+        _log.error("no attestation is sent", why=str(error))
+        return None
 
 
 class Activity(Protocol):
@@ -90,23 +152,24 @@ class ProviderFacts:
         *,
         version: str,
         public_key: str,
-        signing_key: ec.EllipticCurvePrivateKey | None = None,
+        attestation: str | None = None,
         speeds: MeasuredSpeeds | None = None,
     ) -> None:
         self._machine = machine
         self._activity = activity
         self._version = version
         self._public_key = public_key
-        # A software key: challenges get a true signature, but without an attestation the
-        # coordinator has no key to check it with. It lasts as long as the process.
-        self._signing_key = signing_key or ec.generate_private_key(ec.SECP256R1())
+        self._attestation = attestation
+        # Challenges want a signature in any case. Without an enclave it is one of a passing key,
+        # which the coordinator has nothing to check with.
+        self._signing_key: SigningKey = machine.enclave_key or SoftwareKey()
         self._speeds = speeds
         self._metrics = SystemMetrics()
         self.linked = False
         """Whether the latest registration named an account, which is then credited."""
 
     def registration(self) -> tuple[Register, str | None]:
-        """The register message; no attestation, as there is no Secure Enclave to vouch for it."""
+        """The register message, and the attestation if there is one, as raw JSON."""
         token = self._activity.token()
         self.linked = token is not None
         register = Register(
@@ -118,10 +181,12 @@ class ProviderFacts:
             encrypted_response_chunks=True,
             wallet_address=self._machine.wallet_address,
             auth_token=None if token is None else token.reveal(),
+            python_hash=self._machine.python_hash,
+            runtime_hash=self._machine.runtime_hash,
             privacy_capabilities=self._activity.capabilities(),
             machine_id=self._machine.machine_id,
         )
-        return register.model_copy(update=self._measured_speed(register.models)), None
+        return register.model_copy(update=self._measured_speed(register.models)), self._attestation
 
     def _measured_speed(self, models: Iterable[ModelInfo]) -> dict[str, float]:
         """What was measured, and nothing in the place of what was not."""
@@ -148,19 +213,32 @@ class ProviderFacts:
 
     def answer(self, challenge: AttestationChallenge) -> AttestationResponse:
         """The answer to a challenge. A fact that could not be measured stays absent."""
+        try:
+            return self._signed_answer(challenge)
+        except DarkbloomError as error:
+            # The coordinator will not believe the answer below; the next registration is one
+            # without an attestation, under which it will.
+            _log.error("the attestation is given up", why=str(error))
+            self._attestation = None
+            self._signing_key = SoftwareKey()
+            return self._signed_answer(challenge)
+
+    def _signed_answer(self, challenge: AttestationChallenge) -> AttestationResponse:
         posture = self._machine.posture
         response = AttestationResponse(
             nonce=challenge.nonce,
-            signature=signed.sign(
-                self._signing_key, signed.challenge_message(challenge.nonce, challenge.timestamp)
+            signature=self._signing_key.sign(
+                signed.challenge_message(challenge.nonce, challenge.timestamp)
             ),
             public_key=self._public_key,
-            hypervisor_active=posture.hypervisor_active,
+            hypervisor_active=posture.hypervisor_reported,
             rdma_disabled=posture.rdma_disabled,
             sip_enabled=posture.sip_enabled,
             secure_boot_enabled=posture.secure_boot_enabled,
+            python_hash=self._machine.python_hash,
+            runtime_hash=self._machine.runtime_hash,
         )
-        status = signed.sign(self._signing_key, signed.status_message(challenge, response))
+        status = self._signing_key.sign(signed.status_message(challenge, response))
         return response.model_copy(update={"status_signature": status})
 
     async def keep_fresh(

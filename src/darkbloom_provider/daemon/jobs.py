@@ -20,6 +20,7 @@ from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Books, RefusedError, Reply, Terms
 from darkbloom_provider.earnings.journal import JobRecord
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.link.reply import FrameOverLimitError
 from darkbloom_provider.protocol import money, signed
@@ -180,7 +181,9 @@ class JobRunner:
         job.ending = True
         # Before the wait: at a job's end the provider may register again, with another account.
         linked = self._terms.linked()
-        await job.reply.complete(usage, response_hash=digest)
+        await job.reply.complete(
+            usage, response_hash=digest, se_signature=await self._signature(digest)
+        )
         # No await from here on: what was reported is counted and on its way to the journal.
         self._tally.served(usage)
         self._books.record(
@@ -197,6 +200,17 @@ class JobRunner:
                 ),
             )
         )
+
+    async def _signature(self, digest: str) -> str | None:
+        """The enclave's signature over what was answered. An answer without one is paid as well."""
+        key = self._terms.enclave_key
+        if key is None:
+            return None
+        try:
+            return await asyncio.to_thread(key.sign, digest.encode())
+        except DarkbloomError as error:
+            _log.warning("answer not signed", why=str(error))
+            return None
 
     async def _fail(self, job: _Job, message: str, status_code: int) -> None:
         self._tally.failed()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
+import platform
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,20 @@ from darkbloom_provider.earnings.journal import Journal
 from darkbloom_provider.engine import engine
 from darkbloom_provider.engine.requests import EngineSettings
 from darkbloom_provider.errors import ConfigError
-from darkbloom_provider.host import hardware, identity, metrics, posture, privacy
+from darkbloom_provider.host import (
+    enclave,
+    hardware,
+    heap,
+    identity,
+    metrics,
+    posture,
+    privacy,
+    runtime,
+)
+from darkbloom_provider.host.enclave import EnclaveError, EnclaveKey
 from darkbloom_provider.host.posture import Posture
-from darkbloom_provider.host.privacy import HardeningReport
+from darkbloom_provider.host.privacy import Check, HardeningReport
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.clock import waking_clock
 from darkbloom_provider.link.coordinator_link import CoordinatorLink
 from darkbloom_provider.link.session import Timings
@@ -39,7 +51,7 @@ from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.models import store
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.models.store import InstalledModel
-from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.messages import SystemMetrics
 from darkbloom_provider.protocol.money import Price
 
 GB = 10**9
@@ -70,6 +82,7 @@ class RealRooms:
         self._environ = environ
         self._hardening = hardening
         self._catalogue = Catalogue.builtin()
+        self._relieve = heap.relief()
 
     def machine(self) -> Machine:
         """Measure this machine, with the claims that the settings allow."""
@@ -81,7 +94,17 @@ class RealRooms:
             posture=measured,
             wallet_address=identity.wallet_address(self._home),
             machine_id=identity.machine_id(self._home),
+            os_version=platform.mac_ver()[0],
+            enclave_key=_enclave_key(),
         )
+
+    def runtime(self) -> Hashes | None:
+        """Hash the interpreter and the libraries."""
+        try:
+            return runtime.measure()
+        except OSError as error:
+            _log.warning("the runtime is not hashed", file=error.filename, why=error.strerror)
+            return None
 
     def installed(self) -> Sequence[InstalledModel]:
         """The models imported under this home.
@@ -128,6 +151,10 @@ class RealRooms:
             timings=Timings(heartbeat_s=self._config.coordinator.heartbeat_interval_secs),
         )
 
+    def relieve(self) -> None:
+        """Hand memory that was freed back to the system."""
+        self._relieve()
+
     def price(self, model_id: str) -> Price:
         """The price in the catalogue."""
         return self._catalogue.price(model_id)
@@ -137,9 +164,19 @@ class RealRooms:
         if self._hardening is not None:
             self._hardening.seal.close()
 
-    def capabilities(self, measured: Posture) -> PrivacyCapabilities:
-        """What is done for privacy, measured now. The engine is a thread of this process."""
-        return privacy.capabilities(self._hardening, engine_in_process=True, posture=measured)
+    def privacy(self, measured: Posture) -> Mapping[str, Check]:
+        """What is done for privacy, measured now."""
+        return privacy.checks(
+            self._hardening, engine_in_process=engine.runs_in_this_process(), posture=measured
+        )
+
+
+def _enclave_key() -> EnclaveKey | None:
+    try:
+        return enclave.new_key()
+    except EnclaveError as error:
+        _log.info("no attestation is sent", why=str(error))
+        return None
 
 
 def engine_settings(config: Config, memory_bytes: int) -> EngineSettings:
@@ -235,7 +272,11 @@ async def running(
 
 @contextlib.contextmanager
 def signals_owned(supervisor: Supervisor, drain_s: float) -> Iterator[None]:
-    """Let the first stop signal drain the provider and the next one end it at once."""
+    """Let the first stop signal drain the provider and the next one end it at once.
+
+    A SIGHUP that is ignored stays ignored: `nohup darkbloom serve` outlives its terminal. After the
+    block the daemon has tidied up: a signal then ends the process without another word.
+    """
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -249,10 +290,13 @@ def signals_owned(supervisor: Supervisor, drain_s: float) -> Iterator[None]:
             _log.info("stop signal: finishing what runs", signal=name, deadline_s=drain_s)
             supervisor.stop(drain_s)
 
-    for number in STOP_SIGNALS:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    owned = [number for number in STOP_SIGNALS if not (ignored and number is signal.SIGHUP)]
+    for number in owned:
         loop.add_signal_handler(number, stop, number.name)
     try:
         yield
     finally:
-        for number in STOP_SIGNALS:
+        for number in owned:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)

@@ -15,9 +15,11 @@ from darkbloom_provider.daemon.presence import Fleet
 from darkbloom_provider.daemon.terms import Inference
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.privacy import Check
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.models.store import InstalledModel
-from darkbloom_provider.protocol.messages import PrivacyCapabilities, SystemMetrics
+from darkbloom_provider.protocol.messages import SystemMetrics
 from darkbloom_provider.protocol.money import Price
 
 
@@ -81,12 +83,17 @@ class Work(Protocol):
 class Rooms(Protocol):
     """The parts a daemon is made of.
 
-    `machine`, `installed`, `credentials`, `sample` and `open_journal` may block: they are called on
-    a thread. The others return at once, but for `fleet`, which waits for the network.
+    `machine`, `runtime`, `installed`, `credentials`, `sample`, `open_journal` and `relieve` may
+    block: they are called on a thread. The others return at once, but for `fleet`, which waits for
+    the network.
     """
 
     def machine(self) -> Machine:
         """Measure this machine."""
+        ...
+
+    def runtime(self) -> Hashes | None:
+        """What this process is made of; None if that cannot be read."""
         ...
 
     def installed(self) -> Sequence[InstalledModel]:
@@ -119,6 +126,10 @@ class Rooms(Protocol):
         """The session with the coordinator, not yet running."""
         ...
 
+    def relieve(self) -> None:
+        """Hand memory that was freed back to the system."""
+        ...
+
     def price(self, model_id: str) -> Price:
         """What a model pays."""
         ...
@@ -127,6 +138,6 @@ class Rooms(Protocol):
         """Everything that loads native code is loaded: allow no more of it."""
         ...
 
-    def capabilities(self, posture: Posture) -> PrivacyCapabilities:
-        """What is done for privacy, measured now."""
+    def privacy(self, posture: Posture) -> Mapping[str, Check]:
+        """What is done for privacy, measured now: every flag of `PrivacyCapabilities`."""
         ...

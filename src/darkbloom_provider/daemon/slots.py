@@ -183,8 +183,9 @@ class ModelSlots:
 
     async def unload_leaving(
         self, engine: Loader, in_flight: Callable[[], Mapping[str, int]]
-    ) -> None:
-        """Free the memory of weights that are out of date and that no request uses."""
+    ) -> int:
+        """Unload weights that are out of date and that no request uses; how many there were."""
+        unloaded = 0
         for model_id in sorted(self._leaving):
             if in_flight().get(model_id):
                 continue
@@ -200,6 +201,8 @@ class ModelSlots:
                 _log.warning("model not unloaded yet", model=model_id, why=str(error))
             else:
                 _log.info("model unloaded, replaced or removed", model=model_id)
+                unloaded += 1
+        return unloaded
 
     async def prepare(self, engine: Loader, model_id: str) -> None:
         """Note that a servable model is asked for, and have it in memory on return.
@@ -222,8 +225,9 @@ class ModelSlots:
 
     async def unload_idle(
         self, engine: Loader, idle_s: float, in_flight: Callable[[], Mapping[str, int]]
-    ) -> None:
-        """Unload every model that nobody has asked for in `idle_s` seconds."""
+    ) -> int:
+        """Unload every model that nobody has asked for in `idle_s` seconds; how many there were."""
+        unloaded = 0
         self._notice_evictions()
         for model_id, slot in list(self._slots.items()):
             unused_s = self._clock() - slot.used_at
@@ -231,8 +235,10 @@ class ModelSlots:
                 continue
             # Before the first wait: a request that comes meanwhile loads it again, in order.
             self._set(model_id, "idle")
-            _log.info("model unloaded, idle", model=model_id, unused_s=round(unused_s))
+            _log.info("unloading an idle model", model=model_id, unused_s=round(unused_s))
             await engine.unload(model_id)
+            unloaded += 1
+        return unloaded
 
     async def _load(self, engine: Loader, model_id: str, *, make_room: bool = True) -> None:
         model = self._slots[model_id].model

@@ -20,12 +20,14 @@ from darkbloom_provider.control.models import (
     ModelStatus,
     Phase,
     PostureStatus,
+    PrivacyStatus,
     Problem,
     StatusReport,
 )
 from darkbloom_provider.daemon.books import BooksSnapshot
 from darkbloom_provider.daemon.slots import Slot
 from darkbloom_provider.host.posture import FACTS, Posture
+from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.state import LinkState
 
 
@@ -56,6 +58,8 @@ class DaemonState:
     wallet_address: str | None = None
     posture_setting: Literal["measured", "development"] = "measured"
     posture: Posture | None = None
+    privacy: Mapping[str, Check] = field(default_factory=dict)
+    """As it was measured for the last registration."""
     slots: tuple[Slot, ...] = ()
     jobs: JobCounts = field(default_factory=JobCounts)
     in_flight: Mapping[str, int] = field(default_factory=dict)
@@ -91,6 +95,10 @@ def report(state: DaemonState, moment: Moment) -> StatusReport:
         jobs=state.jobs,
         journal=_journal(state.books),
         posture=_posture(state),
+        privacy={
+            name: PrivacyStatus(holds=check.holds, evidence=check.evidence)
+            for name, check in state.privacy.items()
+        },
         warnings=state.warnings,
         local=state.local,
     )

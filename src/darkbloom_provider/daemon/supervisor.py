@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from darkbloom_provider import __version__, logs
 from darkbloom_provider.control.models import (
@@ -30,7 +31,7 @@ from darkbloom_provider.daemon import books
 from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.assignment import Assignment, LocalEndpoint, Surroundings
 from darkbloom_provider.daemon.desired import Desired
-from darkbloom_provider.daemon.facts import Machine, ProviderFacts
+from darkbloom_provider.daemon.facts import Machine, ProviderFacts, attestation_of
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_api import LocalApi
@@ -43,7 +44,9 @@ from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.host import privacy
 from darkbloom_provider.host.posture import Posture
+from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link import state as link_state
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.logs import Secret
@@ -85,6 +88,7 @@ class Supervisor:
         self._drain_s = DEFAULT_DRAIN_SECONDS
         self._life: asyncio.Task[None] | None = None
         self._machine: Machine | None = None
+        self._privacy: Mapping[str, privacy.Check] = {}
         self._desired = Desired(assignment, rooms, around.clock)
         self._warnings: tuple[str, ...] = ()
         self._background: list[asyncio.Task[None]] = []
@@ -114,6 +118,7 @@ class Supervisor:
             wallet_address=None if machine is None else machine.wallet_address,
             posture_setting=settings.attestation.posture,
             posture=None if machine is None else machine.posture,
+            privacy=self._privacy,
             slots=self._desired.slots.snapshot(),
             jobs=JobCounts() if jobs is None else jobs.counts(),
             in_flight={} if jobs is None else jobs.in_flight(),
@@ -219,7 +224,8 @@ class Supervisor:
         """What is done for privacy, measured now."""
         if self._machine is None:
             return PrivacyCapabilities()
-        return self._rooms.capabilities(self._machine.posture)
+        self._privacy = self._rooms.privacy(self._machine.posture)
+        return privacy.capabilities(self._privacy)
 
     # ------------------------------------------------------------ the life
 
@@ -250,6 +256,16 @@ class Supervisor:
         if self._assignment.local is not None:
             await self._live_locally(self._assignment.local, tasks)
             return
+        # Takes a second or more, and is needed only when the link begins: models load meanwhile.
+        hashing = tasks.create_task(asyncio.to_thread(self._rooms.runtime), name="runtime")
+        try:
+            await self._live_for_a_coordinator(hashing, tasks)
+        finally:
+            hashing.cancel()
+
+    async def _live_for_a_coordinator(
+        self, hashing: asyncio.Task[Hashes | None], tasks: asyncio.TaskGroup
+    ) -> None:
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
         await self._desired.choose_models()
@@ -263,7 +279,8 @@ class Supervisor:
             ) as self._books,
             self._loaded() as engine,
         ):
-            await self._serve_network(engine, self._machine, self._books, tasks)
+            machine = dataclasses.replace(self._machine, runtime=await hashing)
+            await self._serve_network(engine, machine, self._books, tasks)
 
     async def _live_locally(self, endpoint: LocalEndpoint, tasks: asyncio.TaskGroup) -> None:
         with listening(endpoint.port) as listener:
@@ -285,7 +302,8 @@ class Supervisor:
                 await self._serve(engine, api, LocalServer(api, listener), tasks)
 
     async def _take_up_models(self, engine: Engine, jobs: Work) -> None:
-        await self._desired.slots.unload_leaving(engine, jobs.in_flight)
+        if await self._desired.slots.unload_leaving(engine, jobs.in_flight):
+            await self._relieve()
         await self._desired.slots.load_waiting(engine)
         if self._link is not None:
             self._link.request_reregister("the models have changed")
@@ -302,12 +320,14 @@ class Supervisor:
     async def _serve_network(
         self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
     ) -> None:
+        attestation = attestation_of(machine, self._key_pair.public_text, self._started_at)
         speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
             machine,
             self,
             version=__version__,
             public_key=self._key_pair.public_text,
+            attestation=attestation,
             speeds=speeds,
         )
         terms = Terms(
@@ -315,6 +335,8 @@ class Supervisor:
             price=self._rooms.price,
             linked=lambda: facts.linked,
             now=self._around.now,
+            # A signature that nobody has the key to is worth nothing.
+            enclave_key=None if attestation is None else machine.enclave_key,
         )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
@@ -381,9 +403,15 @@ class Supervisor:
         minutes = self._assignment.config.backend.idle_timeout_mins
         while True:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            await self._desired.slots.unload_leaving(engine, jobs.in_flight)
+            freed = await self._desired.slots.unload_leaving(engine, jobs.in_flight)
             if minutes:
-                await self._desired.slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+                freed += await self._desired.slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+            if freed:
+                await self._relieve()
+
+    async def _relieve(self) -> None:
+        await asyncio.to_thread(self._rooms.relieve)
+        _log.info("memory of unloaded models given back")
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is link_state.Phase.REGISTERED:

@@ -16,6 +16,7 @@ from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import EncryptedPayload, Usage
 from darkbloom_provider.protocol.openai import FinishReason
 from darkbloom_provider.protocol.requests.request import ALL_FEATURES
+from darkbloom_provider.protocol.signed import SigningKey
 
 MAX_JOBS: Final = 64
 """Requests held at once. The network sends 12 at most to one machine; more is a fault."""
@@ -90,7 +91,9 @@ class Reply(Protocol):
         """One sealed piece, with the token counts so far."""
         ...
 
-    async def complete(self, usage: Usage, response_hash: str | None = None) -> None:
+    async def complete(
+        self, usage: Usage, response_hash: str | None = None, se_signature: str | None = None
+    ) -> None:
         """The request ended well."""
         ...
 
@@ -138,3 +141,5 @@ class Terms:
     now: Callable[[], dt.datetime]
     flush_seconds: float = FLUSH_SECONDS
     max_jobs: int = MAX_JOBS
+    enclave_key: SigningKey | None = None
+    """Signs what was answered; None where there is no Secure Enclave."""

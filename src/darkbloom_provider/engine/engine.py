@@ -65,6 +65,13 @@ Result = TypeVar("Result")
 
 _log = logs.get("engine")
 
+THREAD_NAME = "darkbloom-engine"
+
+
+def runs_in_this_process() -> bool:
+    """Whether an engine's thread lives here, now."""
+    return any(thread.name == THREAD_NAME for thread in threading.enumerate())
+
 
 class Engine:
     """Owns the one MLX thread of the process. Use as `async with Engine() as engine`.
@@ -122,7 +129,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         # A daemon thread: a process that dies of something else must not hang on a long step.
-        self._thread = threading.Thread(target=self._run, name="darkbloom-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
         self._watch.start()
         return self

@@ -9,6 +9,7 @@ for most, so the daemon starts itself again with the few it needs.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ MODULE: Final = "darkbloom_provider"
 
 Rule = Callable[[str], bool]
 """Says something about a variable by its name."""
+
+HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end, blocked while it becomes another image."""
 
 _ALLOWED: Final = frozenset(
     {
@@ -125,6 +129,8 @@ def reexec_isolated(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     launchd, systemd and the terminal notice nothing. Nothing must be open yet that has to be
     closed: this process image ends here.
 
+    Signals that come meanwhile wait until the new image is ready for them, and lets them through.
+
     Raises:
         OSError: The interpreter cannot be started again.
     """
@@ -134,4 +140,10 @@ def reexec_isolated(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     if restart is not None:
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(restart.program, restart.argv, restart.environ)  # noqa: S606 - no shell is the point
+        # An interpreter that is interrupted while it starts prints a traceback. The mask of blocked
+        # signals, and those that wait behind it, outlive execve(2).
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        try:
+            os.execve(restart.program, restart.argv, restart.environ)  # noqa: S606 - no shell is the point
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

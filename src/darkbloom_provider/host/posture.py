@@ -53,6 +53,19 @@ class Posture:
     """Facts that are claimed without being true here (`posture = "development"`)."""
 
     @property
+    def hypervisor_reported(self) -> bool | None:
+        """What is told to a coordinator as `hypervisor_active`; None is left out.
+
+        The protocol's rule (`websocket.md` section 6.3, row 8) is "RDMA off, or a hypervisor
+        active": a true excuses RDMA that is on, as a hypervisor of the provider's own would keep
+        its memory apart. What can be measured is another thing: that this system is a guest, whose
+        memory its host reads at will. So a true is told where it excuses nothing, and never else.
+        """
+        if self.hypervisor_active and self.rdma_disabled is not True:
+            return None
+        return self.hypervisor_active
+
+    @property
     def kind(self) -> str:
         """`measured`, or `development` when anything is only claimed."""
         return "development" if self.claimed else "measured"

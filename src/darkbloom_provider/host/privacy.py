@@ -5,7 +5,7 @@
 
 In order: `reexec_isolated()` as the first thing `serve` does; `harden()` before anything secret
 exists; `report.seal.close()` when everything that loads native code is loaded, before the first
-registration; then `capabilities()`.
+registration; then `checks()`.
 """
 
 from __future__ import annotations
@@ -159,28 +159,14 @@ def checks(
         "core_dumps_disabled": _core_dumps_disabled(report, platform),
         "env_scrubbed": _absent(environment.is_dangerous, names, "dangerous variables"),
         "hypervisor_active": Check(
-            posture.hypervisor_active is True,
+            posture.hypervisor_reported is True,
             posture.evidence.get("hypervisor_active", "not measured"),
         ),
     }
 
 
-def capabilities(
-    report: HardeningReport | None,
-    *,
-    engine_in_process: bool,
-    posture: Posture,
-    environ: Mapping[str, str] | None = None,
-    platform: str = sys.platform,
-) -> PrivacyCapabilities:
+def capabilities(measured: Mapping[str, Check]) -> PrivacyCapabilities:
     """The flags as they are registered: `checks()` without the evidence."""
-    measured = checks(
-        report,
-        engine_in_process=engine_in_process,
-        posture=posture,
-        environ=environ,
-        platform=platform,
-    )
     return PrivacyCapabilities(**{name: check.holds for name, check in measured.items()})
 
 
@@ -219,8 +205,13 @@ def _modules_blocked() -> Check:
     loaded = seal.refused_modules_loaded()
     if loaded:
         return Check(False, f"loaded before the seal: {', '.join(loaded)}")
-    refused = seal.imports_are_refused()
-    return Check(refused, f"import of a listed module {'refused' if refused else 'allowed'}")
+    facts = {
+        "listed modules": seal.imports_are_refused(),
+        "foreign native code": seal.foreign_native_code_is_refused(),
+        "foreign modules": seal.foreign_modules_are_refused(),
+    }
+    evidence = (f"{what} {'refused' if refused else 'allowed'}" for what, refused in facts.items())
+    return Check(all(facts.values()), "; ".join(evidence))
 
 
 def _runtime_locked(names: tuple[str, ...]) -> Check:

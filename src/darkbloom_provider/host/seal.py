@@ -1,8 +1,9 @@
 """The seal: from the moment serving starts, this interpreter refuses to be looked into.
 
 An audit hook (which Python cannot remove again) refuses tracing, profiling, remote scripts,
-breakpoints and new native libraries, and modules made for looking into programs. A named list is
-refused and nothing else, because libraries import parts of themselves late.
+breakpoints, foreign libraries, modules from outside the installed runtime, native or not, and
+modules made for looking into programs. What `host.runtime` hashes still loads, because libraries
+import parts of themselves late, and a model that is loaded later may need another tokenizer.
 
 It guards against code that asks Python; it is no wall against code that already runs with the
 owner's rights and patches memory. Debuggers are kept out by the kernel, see `host.privacy`.
@@ -17,6 +18,8 @@ import sys
 import types
 from collections.abc import Sequence
 from typing import Final
+
+from darkbloom_provider.host.runtime import Code
 
 PROBE: Final = "darkbloom_seal_probe"
 """A module that does not exist, on the list so that the refusal can be tried at any moment."""
@@ -59,12 +62,16 @@ REFUSED_EVENTS: Final = frozenset(
 """Names from Python's table of audit events."""
 
 
+OUTSIDE: Final = "/darkbloom-seal-probe/outside"
+"""A path that does not exist, outside every runtime, so that its refusal can be tried too."""
+
+
 class SealedError(RuntimeError):
     """The sealed process was asked to let itself be traced or to load native code."""
 
 
 class ModuleRefusedError(ImportError):
-    """A module for looking into programs was imported in the sealed process.
+    """A module that the sealed process does not take: one of the list, or from outside.
 
     An `ImportError`, so that libraries which merely try for it go on without it.
     """
@@ -73,7 +80,8 @@ class ModuleRefusedError(ImportError):
 class Seal:
     """Open until `close()`, then closed for the rest of the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code or Code.of_this_process()
         self._closed = False
         self._installed = False
 
@@ -105,8 +113,19 @@ class Seal:
             return
         if event in REFUSED_EVENTS:
             raise SealedError(f"{event} is refused while serving")
-        if event == "import" and arguments and is_refused(str(arguments[0])):
-            raise ModuleRefusedError(f"{arguments[0]} is refused while serving")
+        if event == "import":
+            # The module, and the file of a native one.
+            if is_refused(str(arguments[0])):
+                raise ModuleRefusedError(f"{arguments[0]} is refused while serving")
+            self._check_origin(arguments[1] if len(arguments) > 1 else None)
+        elif event == "exec" and isinstance(arguments[0], types.CodeType):
+            # Every road to a Python module ends here, also those around the finders.
+            self._check_origin(arguments[0].co_filename)
+
+    def _check_origin(self, file: object) -> None:
+        # Code without an absolute path was made in memory by a library: a data class, a template.
+        if isinstance(file, str) and file.startswith("/") and not self._code.covers(file):
+            raise ModuleRefusedError(f"{file} is outside the runtime, refused while serving")
 
 
 class _RefusingFinder(importlib.abc.MetaPathFinder):
@@ -154,6 +173,24 @@ def imports_are_refused() -> bool:
             return False
         return False
     return True
+
+
+def foreign_native_code_is_refused() -> bool:
+    """Announce a native module from outside, now, as the interpreter does before it loads one."""
+    try:
+        sys.audit("import", "outside", f"{OUTSIDE}.so", None, None, None)
+    except ModuleRefusedError:
+        return True
+    return False
+
+
+def foreign_modules_are_refused() -> bool:
+    """Run an empty module that says it comes from outside, now. False if it ran."""
+    try:
+        exec(compile("", f"{OUTSIDE}.py", "exec"), {})  # noqa: S102 - empty; the refusal is the point
+    except ModuleRefusedError:
+        return True
+    return False
 
 
 def refused_modules_loaded() -> tuple[str, ...]:

@@ -152,7 +152,7 @@ class CoordinatorLink:
         delay = wait_s(verdict, attempts, self._random)
         problem = verdict.problem
         _log.warning(
-            problem.what, why=problem.why, next_step=problem.next_step, retry_in_s=round(delay, 1)
+            problem.what, why=problem.why, next_step=problem.next_step, retry_in_s=round(delay, 2)
         )
         self._show(
             Phase.REFUSED if isinstance(verdict, Refused) else Phase.WAITING,

@@ -1,4 +1,8 @@
-"""The signed attestation a Mac sends at registration, judged over the bytes as they travelled."""
+"""The signed attestation a Mac sends at registration, made and judged over the bytes that travel.
+
+The signature covers the blob's own text (`encryption.md` section 6.2), so that text is made once
+and never written again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from darkbloom_provider.protocol.codec import raw_member
 from darkbloom_provider.protocol.messages import WireModel
-from darkbloom_provider.protocol.signed import verify
+from darkbloom_provider.protocol.signed import SigningKey, canonical, verify
 
 
 class AttestationBlob(WireModel):
@@ -46,6 +50,15 @@ class Judgement:
     def valid(self) -> bool:
         """Whether every check passed (trust level `self_signed`)."""
         return self.problem is None
+
+
+def attest(blob: AttestationBlob, key: SigningKey) -> str:
+    """The raw JSON of `register.attestation`: the fields that `blob` was given, and its signature.
+
+    Keys are sorted, nothing is spaced, and `<`, `>` and `&` are escaped as Go does.
+    """
+    text = canonical(blob.model_dump(by_alias=True, exclude_unset=True)).decode()
+    return f'{{"attestation":{text},"signature":"{key.sign(text.encode())}"}}'
 
 
 def judge(text: str, registered_public_key: str) -> Judgement:

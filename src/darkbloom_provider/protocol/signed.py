@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -33,6 +34,40 @@ _STATUS_FIELDS: Final = (
     "sip_enabled",
     "template_hashes",
 )
+
+
+class SigningKey(Protocol):
+    """A P-256 key that signs. Where its private half lives is its own affair."""
+
+    @property
+    def public_text(self) -> str:
+        """The public key as attestations carry it: base64 of X‖Y."""
+        ...
+
+    def sign(self, message: bytes) -> str:
+        """Base64 DER signature over `message`, hashed once with SHA-256.
+
+        Returns within half a second, or raises `DarkbloomError`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareKey:
+    """A `SigningKey` in this process's memory. It vouches for nothing about the machine."""
+
+    private: ec.EllipticCurvePrivateKey = field(
+        default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
+    )
+
+    @property
+    def public_text(self) -> str:
+        """The public key: base64 of X‖Y."""
+        return public_text(self.private.public_key())
+
+    def sign(self, message: bytes) -> str:
+        """Base64 DER signature over `message`."""
+        return sign(self.private, message)
 
 
 def canonical(document: Mapping[str, object]) -> bytes:
