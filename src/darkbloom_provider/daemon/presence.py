@@ -10,12 +10,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from darkbloom_provider import logs
-from darkbloom_provider.account.client import CoordinatorClient
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.state import LinkState, Phase
+
+if TYPE_CHECKING:
+    from darkbloom_provider.account.client import CoordinatorClient
 
 CHECK_S: Final = 300.0
 """Between two looks, give or take a quarter."""

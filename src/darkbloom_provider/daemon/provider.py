@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from darkbloom_provider import logs
-from darkbloom_provider.account.client import CoordinatorClient
 from darkbloom_provider.account.credentials import Credentials, CredentialStore
 from darkbloom_provider.config import Config
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
@@ -121,6 +120,9 @@ class RealRooms:
 
     async def fleet(self) -> Fleet:
         """What the configured coordinator tells everybody. No token goes along."""
+        # The HTTP client takes memory that a daemon with work never needs.
+        from darkbloom_provider.account.client import CoordinatorClient  # noqa: PLC0415 - see above
+
         async with CoordinatorClient(self._config.coordinator.base_url) as client:
             return await fleet_of(client)
 
