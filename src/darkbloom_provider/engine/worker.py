@@ -6,25 +6,24 @@ values, one hand-over a step for all requests together.
 
 from __future__ import annotations
 
-import gc
 import queue
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, MutableMapping
-from dataclasses import dataclass, replace
-from http import HTTPStatus
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine import runtime
 from darkbloom_provider.engine.admission import Limits
+from darkbloom_provider.engine.device_memory import DeviceMemory
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
     EngineError,
-    ModelNotLoadedError,
     NoRoomError,
 )
 from darkbloom_provider.engine.ledger import GB, Ledger
+from darkbloom_provider.engine.loads import Loads, Read
+from darkbloom_provider.engine.preparing import prompt_reader
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import (
     EngineSettings,
@@ -34,10 +33,13 @@ from darkbloom_provider.engine.requests import (
     SlotSnapshot,
     SlotState,
 )
+from darkbloom_provider.engine.residency import not_in_memory
 from darkbloom_provider.engine.updates import (
     Cancel,
     Close,
     Command,
+    Displaced,
+    Expect,
     Failed,
     Finished,
     Load,
@@ -59,18 +61,6 @@ if TYPE_CHECKING:
     from darkbloom_provider.engine.batch import Batch
     from darkbloom_provider.engine.loading import Weights
     from darkbloom_provider.engine.sampling import Samplers
-
-_POOL_SHARE = 16
-"""One part in so many of the ceiling may be memory that MLX keeps for its next arrays."""
-
-
-@dataclass(slots=True)
-class _Loading:
-    """A model on its way into memory."""
-
-    model_id: str
-    steps: Generator[None, None, Weights]
-    began: float
 
 
 class Worker:
@@ -96,7 +86,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        """Bounded by what the front lets in: open requests and one cancellation for each."""
+        """Bounded by what the front lets in: a few commands for each open request."""
         self.snapshot = EngineSnapshot()
         """As of the last step. Replaced whole, never changed."""
         self.pulse = Pulse()
@@ -111,12 +101,12 @@ class Worker:
         self._batches: dict[str, Batch] = {}
         self._states: dict[str, SlotState] = {}
         self._owner: dict[int, str] = {}
-        self._loading: deque[_Loading] = deque()
+        self._expected: dict[int, str] = {}
+        """The model of each request that is on its way here."""
+        self._loads = Loads(settings.load_step_bytes, clock)
         self._prompts = PromptCache(int(settings.prompt_cache_gb * GB))
-        self._ledger = Ledger(self._prompts, _active_bytes, self._busy)
-        self._library_limits: tuple[int, int] | None = None
-        self._wired_before: int | None = None
-        """What MLX's own limits were before ours."""
+        self._memory = DeviceMemory()
+        self._ledger = Ledger(self._prompts, self._memory.active_bytes, self._busy)
         self._samplers: Samplers | None = None
         self._runtime: runtime.Runtime | None = None
         self._steps = 0
@@ -144,7 +134,7 @@ class Worker:
 
     def _take_commands(self) -> list[Update]:
         updates: list[Update] = []
-        idle = not self._loading and not any(batch.busy for batch in self._batches.values())
+        idle = not self._loads and not any(batch.busy for batch in self._batches.values())
         try:
             command = self.inbox.get(block=idle, timeout=self._until_a_probe())
             while True:
@@ -174,27 +164,32 @@ class Worker:
                 return self._begin_loading(command)
             case Unload(model_id=model_id):
                 return self._unload(model_id)
-            case Submit():
-                return self._submit(command)
-            case Cancel(key=key):
-                batch = self._batches.get(self._owner.get(key, ""))
-                return [] if batch is None else list(batch.cancel(key))
+            case Expect() | Submit() | Cancel():
+                return list(self._serve(command))
             case Reset(model=model, reason=reason):
                 for name, batch in self._batches.items():
                     batch.reset(reason if name == model else None)
                 self._owner.clear()
+                self._expected.clear()
                 return [Recovered()]
             case Close():
                 self._closing = True
                 return self._fail_everything(EngineClosedError())
 
-    def _submit(self, command: Submit) -> list[Update]:
+    def _serve(self, command: Expect | Submit | Cancel) -> Iterable[Update]:
+        if isinstance(command, Expect):
+            self._expected[command.key] = command.model
+            return []
+        self._expected.pop(command.key, None)
+        if isinstance(command, Cancel):
+            batch = self._batches.get(self._owner.get(command.key, ""))
+            return [] if batch is None else batch.cancel(command.key)
         model = command.request.model
         batch = self._batches.get(model)
         if batch is None:
-            return [Failed(command.key, _gone(model))]
+            return [Displaced(command.key)]
         self._owner[command.key] = model
-        return list(batch.add(command.key, command.request, command.guide))
+        return batch.add(command.key, command.request, command.prompt, command.guide)
 
     # ------------------------------------------------------------ models
 
@@ -209,8 +204,6 @@ class Worker:
                 next_step="see which systems are supported in the README",
             )
             return [LoadFailed(command.model_id, problem)]
-        from darkbloom_provider.engine.loading import load_steps  # noqa: PLC0415 - imports MLX
-
         try:
             for_it = self._ledger.load(
                 command.model_id, measure(command.path), make_room=command.make_room
@@ -223,8 +216,7 @@ class Worker:
             return [LoadFailed(command.model_id, error)]
         updates = self._make_room(for_it)
         self._states[command.model_id] = "reloading"
-        steps = load_steps(command.path, self._settings.load_step_bytes)
-        self._loading.append(_Loading(command.model_id, steps, self._clock()))
+        self._loads.add(command.model_id, command.path)
         return updates
 
     def _prepare(self) -> None:
@@ -234,10 +226,9 @@ class Worker:
         from darkbloom_provider.engine.sampling import Samplers  # noqa: PLC0415 - imports MLX
 
         self._samplers = Samplers(self._entropy)
-        self._set_limits(self._runtime)
-        self._limit_wired(self._runtime)
+        self._limit_memory(self._runtime)
 
-    def _set_limits(self, facts: runtime.Runtime) -> None:
+    def _limit_memory(self, facts: runtime.Runtime) -> None:
         settings = self._settings
         ceiling = runtime.ceiling(facts.recommended_bytes, settings.memory_ceiling_gb)
         self._ledger.limits = Limits(
@@ -246,65 +237,61 @@ class Worker:
             piece_tokens=settings.prefill_step_idle,
             row_piece_tokens=settings.prefill_step_idle,
         )
-        if ceiling is not None:
-            import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-            # What arrays have freed and MLX keeps for the next counts as well.
-            before = mx.set_memory_limit(ceiling), mx.set_cache_limit(ceiling // _POOL_SHARE)
-            self._library_limits = self._library_limits or before
+        self._memory.limit(
+            ceiling=ceiling,
+            wired=runtime.wired_limit(facts.recommended_bytes, settings.wired_limit_gb),
+        )
 
     def _load_step(self) -> list[Update]:
         """One piece of the first model in the line; streams of others go on in between."""
-        if not self._loading:
+        read = self._loads.step()
+        if read is None:
             return []
-        loading = self._loading[0]
-        try:
-            next(loading.steps)
-        except StopIteration as done:
-            self._loading.popleft()
-            return self._install(loading, done.value)
-        except ModelError as error:
-            self._loading.popleft()
-            self._ledger.unloaded(loading.model_id)
-            self._states[loading.model_id] = "crashed"
-            return [LoadFailed(loading.model_id, error)]
-        return []
+        if isinstance(read.outcome, ModelError):
+            self._ledger.unloaded(read.model_id)
+            self._states[read.model_id] = "crashed"
+            return [LoadFailed(read.model_id, read.outcome)]
+        return self._install(read, read.outcome)
 
-    def _install(self, loading: _Loading, weights: Weights) -> list[Update]:
+    def _install(self, read: Read, weights: Weights) -> list[Update]:
         from darkbloom_provider.engine.batch import Batch  # noqa: PLC0415 - imports MLX
-        from darkbloom_provider.engine.structure import Grammars  # noqa: PLC0415 - numpy
 
         if self._samplers is None:  # pragma: no cover - prepared before any load
             raise RuntimeError("the engine was not prepared")
-        self._batches[loading.model_id] = Batch(
+        self._batches[read.model_id] = Batch(
             weights,
             settings=self._settings,
             samplers=self._samplers,
             cache=self._prompts,
-            memory=self._ledger.of(loading.model_id),
+            memory=self._ledger.of(read.model_id),
         )
-        self._ledger.loaded(loading.model_id, weights.weight_bytes)
-        self._states[loading.model_id] = "running"
+        self._ledger.loaded(read.model_id, weights.weight_bytes)
+        self._states[read.model_id] = "running"
         model = LoadedModel(
-            model_id=loading.model_id,
+            model_id=read.model_id,
             context_length=weights.context_length,
             weight_bytes=weights.weight_bytes,
-            load_seconds=self._clock() - loading.began,
+            load_seconds=read.seconds,
             chat_template=weights.chat_template,
             special_tokens=weights.special_tokens,
         )
-        return [Loaded(model, Grammars(weights.tokenizer, weights.vocabulary_size))]
+        reader = prompt_reader(
+            weights.tokenizer,
+            chat_template=weights.chat_template,
+            vocabulary_size=weights.vocabulary_size,
+        )
+        return [Loaded(model, reader)]
 
     def _unload(self, model_id: str) -> list[Update]:
         batch = self._batches.pop(model_id, None)
         if batch is None:
             return [Unloaded(model_id)]
-        updates: list[Update] = list(batch.fail_all(_gone(model_id)))
+        updates: list[Update] = list(batch.fail_all(not_in_memory(model_id)))
         self._tokens_of_unloaded += batch.tokens_generated
         del batch
         self._states[model_id] = "idle_shutdown"
         self._ledger.unloaded(model_id)
-        self._collect()
+        self._memory.collect()
         return [*updates, Unloaded(model_id)]
 
     def _make_room(self, idle: Iterable[str]) -> list[Update]:
@@ -315,6 +302,8 @@ class Worker:
         return updates
 
     def _busy(self, model_id: str) -> bool:
+        if model_id in self._expected.values():
+            return True
         batch = self._batches.get(model_id)
         return batch is not None and batch.busy
 
@@ -343,7 +332,13 @@ class Worker:
             slots.append(slot if slot.state == "crashed" else replace(slot, state=state))
         self.snapshot = EngineSnapshot(
             slots=tuple(slots),
-            memory=MemorySnapshot() if facts is None else self._memory(metal=facts.metal),
+            memory=MemorySnapshot()
+            if facts is None
+            else self._memory.snapshot(
+                metal=facts.metal,
+                prompt_cache_bytes=self._prompts.nbytes,
+                ceiling=self._ledger.limits.ceiling,
+            ),
             device="" if facts is None else facts.device,
             blas=None if facts is None else facts.blas,
             steps=self._steps,
@@ -351,26 +346,6 @@ class Worker:
             tokens_generated=self._tokens_of_unloaded
             + sum(batch.tokens_generated for batch in self._batches.values()),
         )
-
-    def _memory(self, *, metal: bool) -> MemorySnapshot:
-        import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-        ceiling = self._ledger.limits.ceiling
-        return MemorySnapshot(
-            active_gb=mx.get_active_memory() / GB,
-            peak_gb=mx.get_peak_memory() / GB,
-            cache_gb=mx.get_cache_memory() / GB,
-            prompt_cache_gb=self._prompts.nbytes / GB,
-            ceiling_gb=None if ceiling is None else ceiling / GB,
-            source="metal" if metal else "cpu",
-        )
-
-    def _limit_wired(self, facts: runtime.Runtime) -> None:
-        limit = runtime.wired_limit(facts.recommended_bytes, self._settings.wired_limit_gb)
-        if limit is not None:
-            import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-            self._wired_before = mx.set_wired_limit(limit)
 
     # ------------------------------------------------------------ the end
 
@@ -381,41 +356,15 @@ class Worker:
         return updates
 
     def _free_everything(self) -> None:
-        for loading in self._loading:
-            loading.steps.close()
-        self._loading.clear()
+        self._loads.clear()
         self._batches.clear()
         self._prompts.shrink(0)
         self._samplers = None
         if self._runtime is not None:
             if self._scratch is not None:
                 runtime.restore_scratch(self._environ, self._scratch_before)
-            self._collect()
+            self._memory.collect()
+            self._memory.restore()
             import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
 
-            if self._library_limits is not None:
-                mx.set_memory_limit(self._library_limits[0])
-                mx.set_cache_limit(self._library_limits[1])
-            if self._wired_before is not None:
-                mx.set_wired_limit(self._wired_before)
             mx.clear_streams()
-
-    def _collect(self) -> None:
-        import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-        gc.collect()
-        mx.clear_cache()
-
-
-def _active_bytes() -> int:
-    import mlx.core as mx  # noqa: PLC0415 - loaded already; not at import time
-
-    return mx.get_active_memory()
-
-
-def _gone(model: str) -> ModelNotLoadedError:
-    return ModelNotLoadedError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        f"{model} is not in memory on this machine",
-        next_step="try again in a moment",
-    )
