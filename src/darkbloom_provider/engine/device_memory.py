@@ -33,7 +33,7 @@ class DeviceMemory:
             self._wired_before = mx.set_wired_limit(wired)
 
     def restore(self) -> None:
-        """Put back MLX's own limits."""
+        """Put back MLX's own limits, and end this thread's streams."""
         import mlx.core as mx  # noqa: PLC0415 - see above
 
         if self._limits_before is not None:
@@ -41,6 +41,7 @@ class DeviceMemory:
             mx.set_cache_limit(self._limits_before[1])
         if self._wired_before is not None:
             mx.set_wired_limit(self._wired_before)
+        mx.clear_streams()
 
     def active_bytes(self) -> int:
         """What arrays hold."""
