@@ -261,7 +261,7 @@ class Supervisor:
             named=self._assignment.models,
             all_models=self._assignment.all_models,
         )
-        self._slots = ModelSlots(choice.models, self._around.clock)
+        self._slots = ModelSlots(choice.models, self._around.clock, choice.preload)
         self._warn(*choice.left_out)
 
     @contextlib.asynccontextmanager
