@@ -33,6 +33,10 @@ from darkbloom_provider.engine.updates import (
 )
 from darkbloom_provider.engine.watch import Pulse
 
+_GATHER_S = 0.01
+"""How long an idle engine waits for requests whose prompts are being read: what comes together
+begins together, and its prompts are computed together."""
+
 
 class Worker:
     """Runs in the engine's thread. Only `inbox` and `snapshot` are touched from outside.
@@ -103,11 +107,18 @@ class Worker:
         idle = not self._library.loading and not any(batch.busy for batch in batches)
         try:
             command = self.inbox.get(block=idle, timeout=self._until_a_probe())
+            until = self._clock() + _GATHER_S
             while True:
                 updates += self._obey(command)
-                command = self.inbox.get_nowait()
+                left = until - self._clock() if idle and self._gathering else 0
+                command = self.inbox.get(block=left > 0, timeout=max(left, 0))
         except queue.Empty:
             return updates
+
+    @property
+    def _gathering(self) -> bool:
+        """Whether a request to a model in memory is on its way here."""
+        return any(model in self._library.batches for model in self._expected.values())
 
     def _until_a_probe(self) -> float | None:
         """Seconds until a model that is out of service is tried again, if there is one."""
