@@ -9,7 +9,7 @@ import pytest
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.daemon.slots import ModelSlots, choose
 from darkbloom_provider.engine.errors import NoRoomError
-from darkbloom_provider.errors import ModelError
+from darkbloom_provider.errors import ConfigError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from support.daemon_parts import FakeLoader
 from support.manual_time import ManualTime
@@ -68,7 +68,42 @@ def test_models_beyond_the_slots_are_left_out_aloud() -> None:
     assert choice.left_out == ("c is not served: max_model_slots is 2",)
 
 
+def test_only_served_models_are_preloaded_and_any_other_name_is_refused() -> None:
+    wanted = BackendSection(enabled_models=["a", "b"], preload_models=["b", "b", "a"])
+    assert choose([A, B, C], wanted).preload == ("b", "a")
+    assert choose([A, B, C], wanted, named=["a"]).preload == ("a",)
+    assert choose([A, B, C], wanted, named=["c"]).preload == ()
+    with pytest.raises(ConfigError, match="preload_models names c, which is not served") as caught:
+        choose([A, B, C], BackendSection(enabled_models=["a", "b"], preload_models=["c"]))
+    assert caught.value.why == "served: a, b"
+
+
 # ---------------------------------------------------------------- loading
+
+
+async def test_at_the_start_only_the_models_to_preload_are_loaded_in_their_order() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B, C], ManualTime().clock, ["c", "a"])
+    loading = asyncio.create_task(slots.load_all(loader))
+    await asyncio.sleep(0)
+    assert {slot.model.id: slot.state for slot in slots.snapshot()} == {
+        "a": "waiting",
+        "b": "idle",
+        "c": "loading",
+    }
+    assert slots.snapshot()[1].detail == "loaded when it is asked for"
+    await loading
+    assert loader.held == ["c", "a"]
+    assert slots.servable() == ("a", "b", "c")
+    await slots.prepare(loader, "b")
+    assert loader.held == ["c", "a", "b"]
+
+
+async def test_a_model_to_preload_that_fails_is_told_and_the_others_serve() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock, ["a"])
+    loader.fail["a"] = ModelError("it is damaged")
+    await slots.load_all(loader)
+    assert [slot.state for slot in slots.snapshot()] == ["failed", "idle"]
+    assert slots.servable() == ("b",)
 
 
 async def test_one_model_that_fails_does_not_keep_the_others_from_serving() -> None:

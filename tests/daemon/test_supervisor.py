@@ -410,6 +410,19 @@ async def test_the_memory_of_an_idle_model_is_given_back_to_the_system(
         assert one.supervisor.status().models[0].state == "idle"
 
 
+async def test_at_the_start_the_models_that_the_settings_preload_are_loaded(
+    rooms: FakeRooms,
+) -> None:
+    rooms.models = ("a", "b")
+    async with life(rooms, backend=BackendSection(preload_models=["b"])) as one:
+        await one.serving()
+        assert one.supervisor.warm() == ("b",)
+        assert [(m.id, m.state, m.detail) for m in one.supervisor.status().models] == [
+            ("a", "idle", "loaded when it is asked for"),
+            ("b", "ready", None),
+        ]
+
+
 # ---------------------------------------------------------------- what changes meanwhile
 
 

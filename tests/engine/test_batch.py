@@ -18,6 +18,7 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt import read
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     GenerationRequest,
@@ -86,11 +87,12 @@ class Run:
             settings=settings,
             samplers=Samplers(itertools.count(1).__next__),
         )
+        self.tokenizer = weights.tokenizer
         self.outcomes: dict[int, Outcome] = {}
 
     def add(self, key: int, request: GenerationRequest) -> None:
         self.outcomes[key] = Outcome()
-        self.take(self.batch.add(key, request))
+        self.take(self.batch.add(key, request, read(self.tokenizer, request)))
 
     def cancel(self, key: int) -> None:
         self.take(self.batch.cancel(key))
@@ -350,17 +352,6 @@ def test_a_prompt_that_leaves_no_room_is_refused(weights: Weights) -> None:
 
 
 # ---------------------------------------------------------------- what goes wrong
-
-
-def test_a_request_that_cannot_be_rendered_ends_only_itself(weights: Weights) -> None:
-    run = Run(weights)
-    run.add(0, ask())
-    run.step(5)
-    run.add(1, GenerationRequest("r", "m", messages=({"content": "no role"},)))
-    outcomes = run.to_the_end()
-    assert outcomes[1].error is not None
-    assert outcomes[1].error.status_code == 400
-    assert outcomes[0].text == alone(weights, ask()).text
 
 
 def test_a_text_that_cannot_be_decoded_ends_only_itself(weights: Weights) -> None:

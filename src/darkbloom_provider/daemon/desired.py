@@ -52,19 +52,20 @@ class Desired:
 
         Raises:
             ModelError: Nothing is installed, or not what was asked for.
+            ConfigError: The settings preload what is not served.
         """
         choice = await self._choice()
-        self.slots = ModelSlots(choice.models, self._clock)
+        self.slots = ModelSlots(choice.models, self._clock, choice.preload)
 
     async def choose_models_again(self) -> bool:
         """Whether other models are to be served than before. They are not loaded yet.
 
         Raises:
-            ModelError: As above. What was chosen stays.
+            ModelError, ConfigError: As above. What was chosen stays.
         """
         async with self._reading:
             choice = await self._choice()
-            return self.slots.change_to(choice.models)
+            return self.slots.change_to(choice.models, choice.preload)
 
     async def _choice(self) -> slots.Choice:
         choice = slots.choose(

@@ -205,6 +205,7 @@ def engine_settings(config: Config, memory_bytes: int) -> EngineSettings:
     return EngineSettings(
         max_running=EngineSettings().max_running if config.backend.continuous_batching else 1,
         memory_ceiling_gb=ceiling,
+        prompt_cache_gb=config.backend.prompt_cache_gb,
     )
 
 

@@ -11,7 +11,7 @@ from darkbloom_provider import logs
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.control.models import ModelState
 from darkbloom_provider.engine.errors import NoRoomError
-from darkbloom_provider.errors import DarkbloomError, ModelError
+from darkbloom_provider.errors import ConfigError, DarkbloomError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.protocol.messages import ModelInfo
 
@@ -48,6 +48,8 @@ class Choice:
 
     models: tuple[InstalledModel, ...]
     left_out: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    """Ids of those to load at the start; empty means as many as fit."""
 
 
 def choose(
@@ -64,6 +66,7 @@ def choose(
 
     Raises:
         ModelError: None is installed, or one that was asked for is not.
+        ConfigError: `preload_models` names one that is not served, and the command line names none.
     """
     by_id = {model.id: model for model in installed}
     if not by_id:
@@ -78,10 +81,24 @@ def choose(
             )
     models = [by_id[model_id] for model_id in wanted or by_id]
     room = settings.max_model_slots
+    served = tuple(model.id for model in models[:room])
     return Choice(
         tuple(models[:room]),
         tuple(f"{model.id} is not served: max_model_slots is {room}" for model in models[room:]),
+        _preload(settings, served, narrowed=bool(named)),
     )
+
+
+def _preload(settings: BackendSection, served: Sequence[str], *, narrowed: bool) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(settings.preload_models))
+    for model_id in wanted:
+        if model_id not in served and not narrowed:
+            raise ConfigError(
+                f"backend.preload_models names {model_id}, which is not served",
+                why=f"served: {', '.join(served)}",
+                next_step="take it out, or serve it: [backend] enabled_models, max_model_slots",
+            )
+    return tuple(model_id for model_id in wanted if model_id in served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +116,20 @@ class ModelSlots:
     """Loads the chosen models one after the other, unloads idle ones, knows which can answer.
 
     As many are warm at once as fit; the others take the place of idle ones when they are asked for.
+
+    Args:
+        models: Those to serve.
+        clock: Monotonic seconds.
+        preload: Ids of those to load at the start; empty means as many as fit.
     """
 
-    def __init__(self, models: Sequence[InstalledModel], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: Sequence[InstalledModel],
+        clock: Callable[[], float],
+        preload: Sequence[str] = (),
+    ) -> None:
+        self._preload = tuple(preload)
         self._slots = {model.id: Slot(model) for model in models}
         self._clock = clock
         self._engine: Loader | None = None
@@ -136,7 +164,7 @@ class ModelSlots:
         )
 
     async def load_all(self, engine: Loader) -> None:
-        """Load every model that fits; one that fails does not keep the others from serving.
+        """Load the models for the start; one that fails does not keep the others from serving.
 
         Raises:
             DarkbloomError: None could be loaded; the first one's reason.
@@ -149,8 +177,12 @@ class ModelSlots:
     async def load_waiting(self, engine: Loader) -> list[DarkbloomError]:
         """Load every model that was not tried yet, if it fits; why those that failed did."""
         failures: list[DarkbloomError] = []
-        for model_id, slot in list(self._slots.items()):
-            if slot.state != "waiting":
+        at_start = self._preload or tuple(self._slots)
+        for model_id, slot in self._slots.items():
+            if slot.state == "waiting" and model_id not in at_start:
+                self._set(model_id, "idle", "loaded when it is asked for")
+        for model_id in at_start:
+            if self._slots[model_id].state != "waiting":
                 continue
             try:
                 await self._load(engine, model_id, make_room=False)
@@ -165,13 +197,14 @@ class ModelSlots:
                 self._set(model_id, "failed", str(error))
         return failures
 
-    def change_to(self, models: Sequence[InstalledModel]) -> bool:
+    def change_to(self, models: Sequence[InstalledModel], preload: Sequence[str] = ()) -> bool:
         """Serve these from now on; False if nothing changes. Touches nothing that runs.
 
         New ones wait for `load_waiting`. What is in memory of those that left or were replaced
         on the disk goes with `unload_leaving`.
         """
         before = self._slots
+        self._preload = tuple(preload)
         if [slot.model for slot in before.values()] == list(models):
             return False
         self._slots = {model.id: _renewed(before.get(model.id), model) for model in models}

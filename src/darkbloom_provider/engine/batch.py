@@ -26,6 +26,7 @@ from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.line import Line
 from darkbloom_provider.engine.loading import Weights
 from darkbloom_provider.engine.pace import PrefillPace
+from darkbloom_provider.engine.prompt import EncodedPrompt
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.reading import Reading
 from darkbloom_provider.engine.requests import (
@@ -53,8 +54,6 @@ from darkbloom_provider.engine.updates import (
 )
 
 _PROBE_STEPS = 8
-_PROMPT_END = 16
-"""Tokens of a prompt's end that are told: enough for the markers that templates end in."""
 _GREEDY = SamplingParams(temperature=0)
 
 
@@ -143,17 +142,21 @@ class Batch:
         )
 
     def add(
-        self, key: int, request: GenerationRequest, guide: Guide | None = None
+        self,
+        key: int,
+        request: GenerationRequest,
+        prompt: EncodedPrompt,
+        guide: Guide | None = None,
     ) -> list[RequestUpdate]:
-        """Read the prompt and put the request at the end of the line, or refuse it alone."""
+        """Put a request at the end of the line, or refuse it alone."""
         if self._breaker.problem is not None:
             return [Failed(key, OutOfServiceError(request.model, self._breaker.problem))]
         try:
-            entry = self._intake.read(key, request, guide)
+            entry = self._intake.admit(key, request, prompt, guide)
         except EngineError as error:
             return [Failed(key, error)]
         self._line.add(entry)
-        return [Started(key, len(entry.prompt), self._intake.text(entry.prompt[-_PROMPT_END:]))]
+        return [Started(key, len(entry.prompt), prompt.end)]
 
     def cancel(self, key: int) -> list[RequestUpdate]:
         """Let go of a request in whatever phase it is; nothing if it has left already."""
