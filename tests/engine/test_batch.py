@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from darkbloom_provider.engine.batch import Batch
 from darkbloom_provider.engine.errors import (
     EngineError,
     GenerationFailedError,
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
-from darkbloom_provider.engine.requests import (
-    EngineSettings,
-    GenerationRequest,
-    TokenLogprob,
-    Usage,
-)
-from darkbloom_provider.engine.sampling import Samplers
-from darkbloom_provider.engine.updates import (
-    Failed,
-    Finished,
-    Progress,
-    Released,
-    RequestUpdate,
-    Started,
-)
+from darkbloom_provider.engine.requests import GenerationRequest, Usage
+from darkbloom_provider.engine.updates import Finished
+from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach, weights_of
 from support.tiny_model import CONTEXT_LENGTH
-
-SETTINGS = EngineSettings(max_running=4, prefill_step_busy=8, prefill_step_idle=32)
 
 
 @pytest.fixture(scope="module")
 def weights(tiny_model: Path) -> Weights:
-    steps = load_steps(tiny_model, step_bytes=100_000)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: Weights = done.value
-            return result
+    return weights_of(load_steps(tiny_model, step_bytes=100_000))
 
 
 class Interfering:
@@ -62,77 +40,6 @@ class Interfering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
-
-
-@dataclass
-class Outcome:
-    """What came of one request."""
-
-    text: str = ""
-    prompt_tokens: int | None = None
-    finished: Finished | None = None
-    error: EngineError | None = None
-    released: bool = False
-    counts: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-
-class Run:
-    """A batch and what it said."""
-
-    def __init__(self, weights: Weights, settings: EngineSettings = SETTINGS) -> None:
-        self.batch = Batch(
-            weights,
-            settings=settings,
-            samplers=Samplers(itertools.count(1).__next__),
-        )
-        self.outcomes: dict[int, Outcome] = {}
-
-    def add(self, key: int, request: GenerationRequest) -> None:
-        self.outcomes[key] = Outcome()
-        self.take(self.batch.add(key, request))
-
-    def cancel(self, key: int) -> None:
-        self.take(self.batch.cancel(key))
-
-    def step(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.take(self.batch.step())
-
-    def to_the_end(self) -> dict[int, Outcome]:
-        while self.batch.busy:
-            self.step()
-        return self.outcomes
-
-    def take(self, updates: list[RequestUpdate]) -> None:
-        for update in updates:
-            outcome = self.outcomes[update.key]
-            assert outcome.finished is None
-            assert outcome.error is None
-            assert not outcome.released
-            match update:
-                case Started(prompt_tokens=prompt_tokens):
-                    outcome.prompt_tokens = prompt_tokens
-                case Progress(text=text, completion_tokens=completion_tokens):
-                    outcome.text += text
-                    outcome.logprobs += update.logprobs
-                    outcome.counts.append(completion_tokens)
-                case Finished():
-                    outcome.finished = update
-                case Failed(error=error):
-                    outcome.error = error
-                case Released():
-                    outcome.released = True
-
-
-def ask(prompt: str = "hello", max_tokens: int = 30, **options: Any) -> GenerationRequest:
-    return GenerationRequest("r", "m", prompt=prompt, max_tokens=max_tokens, **options)
-
-
-def alone(weights: Weights, request: GenerationRequest) -> Outcome:
-    run = Run(weights)
-    run.add(0, request)
-    return run.to_the_end()[0]
 
 
 LONG = "the stone and the river " * 12
@@ -245,7 +152,7 @@ def test_probabilities_belong_to_the_greedy_text_token_by_token(weights: Weights
 SURVIVORS = [ask("hello", 40), ask("water", 35)]
 
 
-@pytest.mark.parametrize("phase", ["waiting", "prompt", "decoding", "last"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_cancelling_in_any_phase_frees_at_once_and_leaves_the_others_text_alone(
     weights: Weights, phase: str
 ) -> None:
@@ -255,16 +162,8 @@ def test_cancelling_in_any_phase_frees_at_once_and_leaves_the_others_text_alone(
         run.add(key, request)
     run.step(2)
     run.add(9, victim)
+    reach(run, 9, phase)
     before = run.batch.snapshot("m")
-    while not {
-        "waiting": before.waiting == 1,
-        "prompt": before.running == 3 and not run.outcomes[9].counts,
-        "decoding": before.running == 3 and bool(run.outcomes[9].counts),
-        "last": before.running == 1 and bool(run.outcomes[9].counts),
-    }[phase]:
-        run.step()
-        assert run.outcomes[9].finished is None
-        before = run.batch.snapshot("m")
     run.cancel(9)
     assert run.outcomes[9].released
     after = run.batch.snapshot("m")

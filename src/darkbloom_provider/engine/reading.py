@@ -15,7 +15,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from darkbloom_provider.engine.decoding import Model, Row
-from darkbloom_provider.engine.layers import BatchLayer, Layer, merge
+from darkbloom_provider.engine.layers import BatchLayer, Layer, extract_row, merge
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +112,7 @@ class Reading:
         """A copy of a row's layers, and the tokens that they hold; None if it is not here."""
         for at, prompt in enumerate(self._prompts):
             if prompt.row.key == key:
-                return [layer.extract(at) for layer in self._layers], list(prompt.row.tokens)
+                return [extract_row(layer, at) for layer in self._layers], list(prompt.row.tokens)
         return None
 
     def read(self, tokens: int) -> Piece:
