@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import pytest
-from mlx_lm.generate import generate_step
 
 from darkbloom_provider.engine.loading import Weights
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest
 from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach
 from support.families import FAMILIES, WINDOW, build_family
+from support.greedy import greedy
 
 SYSTEM = "the stone and the river " * 12
 """About a hundred tokens: several windows."""
@@ -53,10 +51,7 @@ def family(request: pytest.FixtureRequest, tiny_model: Path) -> Family:
 
 def test_alone_a_request_gets_what_mlx_lm_itself_generates(family: Family) -> None:
     for request in MIXED:
-        tokenizer: Any = family.weights.tokenizer
-        prompt = mx.array(tokenizer.encode(request.prompt))
-        steps = generate_step(prompt, family.weights.model, max_tokens=request.max_tokens or 0)
-        assert family.alone(request) == tokenizer.decode([int(token) for token, _ in steps])
+        assert family.alone(request) == greedy(family.weights, request).text
 
 
 @pytest.mark.parametrize("steps_between", [0, 3])

@@ -69,6 +69,7 @@ class Run:
         cache: PromptCache | None = None,
         memory: ModelMemory | None = None,
     ) -> None:
+        self.weights = weights
         self.most = settings.max_running
         self.model = Counting(weights.model)
         self.batch = Batch(
