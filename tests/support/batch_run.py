@@ -59,7 +59,11 @@ class Counting:
 
 
 class Run:
-    """A batch and what it said. Without a `cache`, nothing is kept."""
+    """A batch and what it said. Without a `cache`, nothing is kept.
+
+    Its clock is the work that the model has done, at a millisecond a position, so that nothing
+    depends on how fast a machine is.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Run:
             replace(weights, model=self.model),
             settings=settings,
             samplers=Samplers(itertools.count(1).__next__),
+            clock=lambda: self.model.positions / 1000,
             cache=cache,
             memory=memory,
         )

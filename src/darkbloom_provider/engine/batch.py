@@ -196,10 +196,10 @@ class Batch:
             else:
                 self._running[entry.key] = entry
 
-    def _fits(self, tokens: int) -> bool:
+    def _fits(self, tokens: int, overtaking: bool) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
         return len(self._running) < self._settings.max_running and self._pace.joins(
-            tokens, self._reading.left, self._line.prompt_tokens
+            tokens, self._reading.left, self._line.prompt_tokens, overtaking=overtaking
         )
 
     def _row(self, entry: Entry, start: Start) -> Row:
