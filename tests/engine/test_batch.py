@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx_lm.models.cache import ChunkedKVCache, KVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from darkbloom_provider.engine.errors import (
@@ -327,6 +329,52 @@ def test_prompts_come_in_small_pieces_while_streams_run(weights: Weights) -> Non
     run.add(2, ask(LONG, 3))
     run.to_the_end()
     assert max(sizes) == SETTINGS.prefill_step_busy
+
+
+def test_streams_get_what_is_computed_before_a_piece_of_a_prompt_makes_them_wait(
+    weights: Weights,
+) -> None:
+    run = Run(weights)
+    run.add(0, ask(max_tokens=100))
+    run.step(5)
+    run.add(1, ask(LONG, 3))
+    told, pieces = 0, 0
+    while not run.outcomes[1].counts:
+        tokens, positions = len(run.outcomes[0].counts), run.model.positions
+        run.step()
+        if len(run.outcomes[0].counts) > tokens:
+            told += 1
+            assert run.model.positions == positions or not run.batch._reading
+        pieces += run.model.positions > positions + 1
+    # A token for every piece: neither waits for the other to be done.
+    assert pieces > 5
+    assert told >= pieces
+
+
+def test_a_kind_of_cache_that_cannot_be_batched_fails_only_its_own_request(
+    weights: Weights,
+) -> None:
+    made = itertools.count()
+
+    class Odd(Interfering):
+        """Its second request gets a cache of another kind; the first is the batch's own look."""
+
+        def make_cache(self) -> list[Any]:
+            return [KVCache(), ChunkedKVCache(8) if next(made) == 2 else KVCache()]
+
+    run = Run(replace(weights, model=Odd(weights.model, lambda _tokens: None)))
+    run.add(0, ask())
+    run.step(4)
+    run.add(1, ask("water"))
+    run.add(2, ask("a"))
+    outcomes = run.to_the_end()
+    error = outcomes[1].error
+    assert isinstance(error, GenerationFailedError)
+    assert error.why == "TypeError"
+    assert outcomes[0].text == alone(weights, ask()).text
+    assert outcomes[2].text == alone(weights, ask("a")).text
+    slot = run.batch.snapshot("m")
+    assert (slot.state, slot.running, slot.waiting) == ("running", 0, 0)
 
 
 def test_no_more_run_than_the_setting_allows_and_the_rest_wait_their_turn(

@@ -116,7 +116,10 @@ class Reading:
         return None
 
     def read(self, tokens: int) -> Piece:
-        """Compute up to so many tokens of each prompt, never past the end of a segment."""
+        """Compute up to so many tokens of each prompt, never past the end of a segment.
+
+        What that completes is to be taken, by `take_ready`, before the next piece.
+        """
         pieces = [prompt.segments[0][:tokens] for prompt in self._prompts]
         lengths = [len(piece) for piece in pieces]
         longest = max(lengths)
