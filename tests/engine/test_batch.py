@@ -17,9 +17,12 @@ from darkbloom_provider.engine.errors import (
     GenerationFailedError,
     InvalidGenerationError,
 )
+from darkbloom_provider.engine.ledger import Ledger
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import GenerationRequest, Usage
 from darkbloom_provider.engine.updates import Finished
+from darkbloom_provider.models.memory import Footprint
 from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach, weights_of
 from support.tiny_model import CONTEXT_LENGTH
 
@@ -362,7 +365,10 @@ def test_a_kind_of_cache_that_cannot_be_batched_fails_only_its_own_request(
         def make_cache(self) -> list[Any]:
             return [KVCache(), ChunkedKVCache(8) if next(made) == 2 else KVCache()]
 
-    run = Run(replace(weights, model=Odd(weights.model, lambda _tokens: None)))
+    ledger = Ledger(PromptCache(0), lambda: 0)
+    ledger.load("m", Footprint(0, (), 1, 0, fused=True, vocabulary=1), make_room=False)
+    odd = replace(weights, model=Odd(weights.model, lambda _tokens: None))
+    run = Run(odd, memory=ledger.of("m"))
     run.add(0, ask())
     run.step(4)
     run.add(1, ask("water"))
@@ -375,6 +381,7 @@ def test_a_kind_of_cache_that_cannot_be_batched_fails_only_its_own_request(
     assert outcomes[2].text == alone(weights, ask("a")).text
     slot = run.batch.snapshot("m")
     assert (slot.state, slot.running, slot.waiting) == ("running", 0, 0)
+    assert ledger._rows == {"m": {}}
 
 
 def test_no_more_run_than_the_setting_allows_and_the_rest_wait_their_turn(

@@ -61,17 +61,19 @@ def test_those_who_came_first_go_first() -> None:
 
 
 def test_nobody_overtakes_a_request_that_waits_for_memory() -> None:
-    queue = Queue(rows=2)
-    for key in range(2):
-        queue.add(key)
-    assert queue.keys() == [0, 1]
-    queue.add(2)
-    queue.add(3, prompt=1, limit=1)
+    queue = Queue(rows=3)
+    queue.add(0)
+    assert queue.keys() == [0]
+    queue.add(1, prompt=290)
+    queue.add(2, prompt=1, limit=1)
     assert queue.keys() == []
+    # The last would have had room beside the first.
+    assert queue.memory.enter("m", 2, 2)
+    queue.memory.leave("m", 2)
     queue.memory.leave("m", 0)
-    assert queue.keys() == [2]
+    assert queue.keys() == [1]
     queue.memory.leave("m", 1)
-    assert queue.keys() == [3]
+    assert queue.keys() == [2]
 
 
 def test_a_request_that_waiting_does_not_help_is_refused_and_blocks_nobody() -> None:

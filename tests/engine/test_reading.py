@@ -114,12 +114,14 @@ def test_who_leaves_takes_nothing_of_the_others_along(key: int) -> None:
     rig.join(2, [*range(20, 25)])
     rig.join(3, [30])
     rig.reading.read(2)
+    held_then = rig.contents(1)
     rig.reading.leave(key)
     rig.reading.leave(77)
     found = rows(rig.reading.take_ready())
     while len(rig.reading):
         rig.reading.read(4)
         found |= rows(rig.reading.take_ready())
+    assert held_then == [10, 11]
     everybody = {1: ([*range(10, 19)], 19), 2: ([*range(20, 24)], 24), 3: ([], 30)}
     assert found == {k: row for k, row in everybody.items() if k != key}
 
