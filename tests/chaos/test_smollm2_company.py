@@ -20,15 +20,19 @@ from support.greedy import greedy
 pytestmark = [pytest.mark.chaos, pytest.mark.model]
 
 SETTINGS = EngineSettings(max_running=16, prefill_step_busy=64, prefill_step_idle=512)
-WORDS = 24
+MOST_TOKENS = 12
 
 
 def chat(number: int) -> GenerationRequest:
-    """A question about a canary behind 0 to 9 sentences, some of which others begin with too."""
-    padding = "Answer in one short sentence and be kind to whoever asks. " * (number % 4 * 3)
-    question = f"{padding}My word is {CANARIES[number]}. Repeat my word: what is it?"
+    """A question about a canary behind 0 to 6 sentences, which others begin with too."""
+    padding = "Answer in one short sentence and be kind to whoever asks. " * (number % 4 * 2)
+    question = f"{padding}The code word is {CANARIES[number]}. What is the code word?"
     return GenerationRequest(
-        "r", "m", messages=({"role": "user", "content": question},), max_tokens=WORDS, logprobs=0
+        "r",
+        "m",
+        messages=({"role": "user", "content": question},),
+        max_tokens=MOST_TOKENS,
+        logprobs=0,
     )
 
 
@@ -36,7 +40,7 @@ def chat(number: int) -> GenerationRequest:
 def test_sixty_four_chats_say_what_each_says_alone_however_they_come(smollm2: Path) -> None:
     weights = weights_of(load_steps(smollm2, step_bytes=10**9))
     alone = [greedy(weights, chat(number)) for number in range(64)]
-    assert sum(own in said.text for own, said in zip(CANARIES, alone, strict=True)) > 32
+    assert sum(own in said.text.lower() for own, said in zip(CANARIES, alone, strict=True)) > 32
     run = Run(weights, SETTINGS, cache=PromptCache(10**9))
     chance = random.Random(11)
     for turn in (0, 100, 200):  # all at once, from the cache, and with company that leaves

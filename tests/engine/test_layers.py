@@ -16,7 +16,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from darkbloom_provider.engine.layers import extract_row, merge
+from darkbloom_provider.engine.extraction import extract_row
+from darkbloom_provider.engine.layers import merge
 
 WIDTH = 64
 TOKENS = 64

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darkbloom_provider.engine.loading import load_steps
-from darkbloom_provider.engine.prompt_cache import PromptCache
+from darkbloom_provider.engine.prompt_cache import MIN_TOKENS, PromptCache
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest
 from support.batch_run import Run, ask, weights_of
 from support.canaries import CANARIES, foreign
@@ -21,7 +21,7 @@ SETTINGS = EngineSettings(max_running=TOGETHER, prefill_step_busy=64, prefill_st
 
 def request(number: int) -> GenerationRequest:
     """A word again and again, as the model will often go on. 6 to some 36 tokens."""
-    times = 3 if number % 5 else 3 + number % 16
+    times = 3 + number if number < TOGETHER and number % 2 == 0 else 3
     return ask(" ".join([f"{CANARIES[number]},"] * times), 2, logprobs=0)
 
 
@@ -51,11 +51,13 @@ def test_a_batch_of_sixteen_says_what_mlx_lm_says_to_each_alone(run: Run) -> Non
 
 
 def test_the_same_is_said_from_the_prompt_cache(run: Run) -> None:
-    before = run.model.positions
+    assert run.cache is not None
+    assert run.cache.hit_tokens == 0
     for number in range(TOGETHER):
         run.add(100 + number, request(number))
     run.to_the_end()
     for number in range(TOGETHER):
         assert run.outcomes[100 + number].text == run.outcomes[number].text
-    prompts = sum(run.outcomes[number].prompt_tokens or 0 for number in range(TOGETHER))
-    assert run.model.positions - before < prompts
+    # All of each prompt that is long enough to be kept, but for its last token.
+    prompts = [run.outcomes[number].prompt_tokens or 0 for number in range(TOGETHER)]
+    assert run.cache.hit_tokens == sum(n - 1 for n in prompts if n - 1 >= MIN_TOKENS) > 100

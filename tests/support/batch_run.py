@@ -74,6 +74,7 @@ class Run:
         memory: ModelMemory | None = None,
     ) -> None:
         self.weights = weights
+        self.cache = cache
         self.most = settings.max_running
         self.model = Counting(weights.model)
         self.batch = Batch(

@@ -14,4 +14,4 @@ CANARIES = tuple(_WORDS.split())
 
 def foreign(text: str, own: str) -> list[str]:
     """Canaries in a text that are not its own."""
-    return [word for word in CANARIES if word in text and word != own]
+    return [word for word in CANARIES if word in text.lower() and word != own]

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx_lm.models.cache import TokenBuffer
 
-from darkbloom_provider.engine.layers import BatchLayer, Layer, extract_row
+from darkbloom_provider.engine.extraction import extract_row
+from darkbloom_provider.engine.layers import BatchLayer, Layer
 from darkbloom_provider.engine.penalties import LogitsProcessor
 from darkbloom_provider.engine.requests import FinishReason
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache
-
 
 class Layer(Protocol):
     """One cache layer of one conversation, as mlx-lm's models make them."""
@@ -52,7 +49,7 @@ class BatchLayer(Protocol):
         ...
 
     def extract(self, idx: int) -> Layer:
-        """A row by itself, which may share memory with the batch; see `extract_row`."""
+        """A row by itself, which may share memory with the batch; see `extraction`."""
         ...
 
     def prepare(self, *, lengths: list[int], right_padding: list[int]) -> None:
@@ -91,19 +88,3 @@ def _mergeable(layer: Layer) -> _Mergeable:
     if not isinstance(layer, _Mergeable):
         raise TypeError(f"{type(layer).__name__} cannot be batched")
     return layer
-
-
-def extract_row(batch: BatchLayer, idx: int) -> Layer:
-    """A row by itself, to be kept: once it is computed, nothing in it holds on to the batch."""
-    found = batch.extract(idx)
-    _detach(found)
-    return found
-
-
-def _detach(layer: Layer) -> None:
-    if isinstance(layer, Compound):
-        for part in layer.caches:
-            _detach(part)
-    elif isinstance(layer, ArraysCache):
-        # A slice, which would keep the states of all rows; mlx-lm copies the other kinds itself.
-        layer.cache = [array if array is None else mx.contiguous(array) for array in layer.cache]

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from darkbloom_provider.engine.decoding import Model, Row
-from darkbloom_provider.engine.layers import BatchLayer, Layer, extract_row, merge
+from darkbloom_provider.engine.extraction import extract_row
+from darkbloom_provider.engine.layers import BatchLayer, Layer, merge
 
 
 @dataclass(slots=True, eq=False)
