@@ -57,8 +57,8 @@ JOBS = [
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    engine = fresh_engine(tmp_path / "ledger.sqlite3")
+def shop(place: Path | str) -> Iterator[Shop]:
+    engine = fresh_engine(place)
     with engine.begin() as connection:
         yield Shop(connection)
         assert audit(connection) == []

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import BigInteger, Boolean, Engine, Integer, MetaData, Text, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from darkbloom_provider.coordinator import migrations, schema
-from darkbloom_provider.coordinator.database import Database, sqlite_engine
+from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.migrations import Migration, NewerDatabaseError
-from support.books import Clock, fresh_engine
+from support.books import Clock, fresh_engine, writing_engine
 
 
 def reflected(engine: Engine) -> MetaData:
@@ -20,8 +20,8 @@ def reflected(engine: Engine) -> MetaData:
     return found
 
 
-def test_the_migrated_tables_are_the_ones_queries_see(tmp_path: Path) -> None:
-    engine = fresh_engine(tmp_path / "l.sqlite3")
+def test_the_migrated_tables_are_the_ones_queries_see(place: Path | str) -> None:
+    engine = fresh_engine(place)
     made = reflected(engine)
     engine.dispose()
     assert set(made.tables) - {"schema_migrations"} == set(schema.metadata.tables)
@@ -38,8 +38,8 @@ def test_the_migrated_tables_are_the_ones_queries_see(tmp_path: Path) -> None:
             assert isinstance(there.type, wanted), f"{name}.{column.name}"
 
 
-def test_a_database_is_migrated_once(tmp_path: Path) -> None:
-    engine = fresh_engine(tmp_path / "l.sqlite3")
+def test_a_database_is_migrated_once(place: Path | str) -> None:
+    engine = fresh_engine(place)
     newest = migrations.migrate(engine, Clock())
     with engine.begin() as connection:
         assert migrations.current(connection) == newest == migrations.shipped()[-1].number
@@ -54,8 +54,8 @@ def test_the_numbers_have_no_gap() -> None:
     )
 
 
-def test_a_later_migration_keeps_the_data(tmp_path: Path) -> None:
-    engine = sqlite_engine(tmp_path / "l.sqlite3", writes=True)
+def test_a_later_migration_keeps_the_data(place: Path | str) -> None:
+    engine = writing_engine(place)
     one = Migration(1, "first", "CREATE TABLE t (id $identity, name TEXT NOT NULL);")
     two = Migration(2, "second", "ALTER TABLE t ADD COLUMN age BIGINT;\nUPDATE t SET age = 3;")
     migrations.migrate(engine, Clock(), [one])
@@ -67,10 +67,10 @@ def test_a_later_migration_keeps_the_data(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
-    engine = sqlite_engine(tmp_path / "l.sqlite3", writes=True)
+def test_a_migration_that_fails_changes_nothing(place: Path | str) -> None:
+    engine = writing_engine(place)
     broken = Migration(1, "broken", "CREATE TABLE t (id $identity);\nINSERT INTO nowhere (1);")
-    with pytest.raises(OperationalError):
+    with pytest.raises((OperationalError, ProgrammingError)):
         migrations.migrate(engine, Clock(), [broken])
     assert not inspect(engine).has_table("t")
     with engine.begin() as connection:
@@ -78,14 +78,13 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     engine.dispose()
 
 
-async def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    engine = fresh_engine(path)
+async def test_a_newer_database_is_refused_and_left_alone(place: Path | str) -> None:
+    engine = fresh_engine(place)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO schema_migrations VALUES (999, 'future', 0)"))
     engine.dispose()
     for _ in range(2):
         with pytest.raises(NewerDatabaseError) as refused:
-            await Database.open(path)
+            await Database.open(place)
         assert "999" in str(refused.value)
         assert refused.value.next_step

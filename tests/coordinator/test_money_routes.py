@@ -24,8 +24,8 @@ SERIES = "/v1/provider/earnings-series"
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with front_desk(tmp_path) as desk:
+async def desk(tmp_path: Path, place: Path | str) -> AsyncIterator[Desk]:
+    async with front_desk(tmp_path, where=place) as desk:
         await desk.user(OWNER)
         await desk.user(CONSUMER)
         await desk.books(lambda shop: shop.deposit(10_000_000))

@@ -21,8 +21,8 @@ OTHER_MACHINE = "b" * 32
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    engine = fresh_engine(tmp_path / "ledger.sqlite3")
+def shop(place: Path | str) -> Iterator[Shop]:
+    engine = fresh_engine(place)
     with engine.begin() as connection:
         shop = Shop(connection)
         shop.deposit(100_000)

@@ -11,9 +11,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from darkbloom_provider.coordinator import ledger, migrations
-from darkbloom_provider.coordinator.database import Database, sqlite_engine
+from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.ledger import Serving, Settlement
 from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.coordinator.storage import open_storage, sqlite_engine
 from darkbloom_provider.protocol.money import Price
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -41,19 +42,26 @@ class Clock:
         self.now += by
 
 
-def fresh_engine(path: Path) -> Engine:
+def writing_engine(place: Path | str) -> Engine:
+    """The writing side of a database, which may be empty. The caller disposes of it."""
+    if isinstance(place, Path):
+        return sqlite_engine(place, writes=True)
+    return open_storage(place, beside=False).writer
+
+
+def fresh_engine(place: Path | str) -> Engine:
     """A migrated database, used directly. The caller disposes of it."""
-    engine = sqlite_engine(path, writes=True)
+    engine = writing_engine(place)
     migrations.migrate(engine, Clock())
     return engine
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    path: Path, clock: Callable[[], datetime] | None = None
+    place: Path | str, clock: Callable[[], datetime] | None = None
 ) -> AsyncIterator[Database]:
     """The database as the coordinator opens it."""
-    database = await Database.open(path, clock=clock or Clock())
+    database = await Database.open(place, clock=clock or Clock())
     try:
         yield database
     finally:
@@ -69,7 +77,9 @@ class Shop:
     price: Price = QWEN_PRICE
     clock: Clock = field(default_factory=Clock)
 
-    def reserve(self, reservation_id: str, amount: int, account_id: str = CONSUMER) -> None:
+    def reserve(
+        self, reservation_id: str, amount: int, account_id: str = CONSUMER, *, run: int = 0
+    ) -> None:
         ledger.reserve(
             self.connection,
             reservation_id=reservation_id,
@@ -77,6 +87,7 @@ class Shop:
             model=QWEN,
             amount=amount,
             now=self.clock(),
+            run=run,
         )
 
     def settle(

@@ -111,10 +111,15 @@ def error_of(reply: httpx.Response) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def front_desk(directory: Path, **changes: Any) -> AsyncIterator[Desk]:
-    """A desk over a fresh database; `changes` replace fields of `Services`."""
+async def front_desk(
+    directory: Path, *, where: Path | str | None = None, **changes: Any
+) -> AsyncIterator[Desk]:
+    """A desk over a fresh database, in this directory unless told `where`.
+
+    `changes` replace fields of `Services`.
+    """
     clock = Clock()
-    database = await Database.open(directory / "ledger.sqlite3", clock=clock)
+    database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
     revoked: list[str] = []
     services = replace(
         Services(

@@ -35,6 +35,13 @@ data_option = click.option(
     metavar="DIR",
     help="Where the ledger and the keys are kept; ~/.darkbloom/coordinator by default.",
 )
+database_option = click.option(
+    "--database",
+    metavar="URL",
+    envvar="DARKBLOOM_DATABASE",
+    show_envvar=True,
+    help="The ledger, for example postgresql+psycopg://USER@HOST/NAME; a file in DIR by default.",
+)
 email_option = click.option("--email", required=True, metavar="ADDRESS", help="The user.")
 
 
@@ -61,6 +68,7 @@ def command() -> None:
     help="0 takes a free one.",
 )
 @data_option
+@database_option
 @click.option(
     "--catalog",
     "--catalogue",
@@ -113,6 +121,7 @@ def serve(
     host: str,
     port: int,
     data: Path | None,
+    database: str | None,
     catalogue: Path | None,
     admin_key_file: Path | None,
     fee_percent: int,
@@ -128,6 +137,7 @@ def serve(
         state_directory=data or invocation.home.coordinator,
         host=host,
         port=port,
+        database=database,
         admin_key=_admin_key(admin_key_file),
         policy=Policy(
             fee_percent=fee_percent,
@@ -199,8 +209,16 @@ def _announce(
 @email_option
 @click.option("--credit", metavar="USD", help="Credit to give, for example 5 or 0.25.")
 @data_option
+@database_option
 @pass_invocation
-def key(invocation: Invocation, *, email: str, credit: str | None, data: Path | None) -> None:
+def key(
+    invocation: Invocation,
+    *,
+    email: str,
+    credit: str | None,
+    data: Path | None,
+    database: str | None,
+) -> None:
     """Make an API key for a user of this network, and the user if need be.
 
     Works while the coordinator runs. The key is shown once.
@@ -214,7 +232,7 @@ def key(invocation: Invocation, *, email: str, credit: str | None, data: Path | 
             await operator.credit(account, micro_usd)
         return account, new, secret, (await operator.balance(account)).balance
 
-    account, new, secret, balance = _operate(invocation, data, make)
+    account, new, secret, balance = _operate(invocation, data, database, make)
     for line in (
         f"{'New user' if new else 'User'}: {email} (account {account})",
         f"Balance:  {format_usd(balance)}",
@@ -228,8 +246,16 @@ def key(invocation: Invocation, *, email: str, credit: str | None, data: Path | 
 @click.argument("user_code")
 @email_option
 @data_option
+@database_option
 @pass_invocation
-def approve(invocation: Invocation, *, user_code: str, email: str, data: Path | None) -> None:
+def approve(
+    invocation: Invocation,
+    *,
+    user_code: str,
+    email: str,
+    data: Path | None,
+    database: str | None,
+) -> None:
     """Approve the code that `darkbloom login` shows on another machine.
 
     From its next connection on, that machine earns for the user.
@@ -243,21 +269,24 @@ def approve(invocation: Invocation, *, user_code: str, email: str, data: Path | 
         )
         return new
 
-    new = _operate(invocation, data, link)
+    new = _operate(invocation, data, database, link)
     invocation.out.print(
         f"Approved: the machine now belongs to {'new ' if new else ''}user {email}."
     )
 
 
 def _operate(
-    invocation: Invocation, data: Path | None, work: Callable[[Operator], Awaitable[T]]
+    invocation: Invocation,
+    data: Path | None,
+    database: str | None,
+    work: Callable[[Operator], Awaitable[T]],
 ) -> T:
-    settings = Settings(state_directory=data or invocation.home.coordinator)
+    settings = Settings(state_directory=data or invocation.home.coordinator, database=database)
     sources = Sources()
 
     async def run() -> T:
-        async with open_state(settings, sources, beside_server=True) as (database, identity):
-            return await work(Operator(database, identity, sources))
+        async with open_state(settings, sources, beside_server=True) as (opened, identity):
+            return await work(Operator(opened, identity, sources))
 
     return asyncio.run(run())
 

@@ -8,8 +8,6 @@ nobody is told of success before the commit is on disk.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,13 +17,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
 
-from darkbloom_provider import logs, paths
-from darkbloom_provider.coordinator import migrations
-from darkbloom_provider.errors import AlreadyRunningError, DarkbloomError, UsageError
+from darkbloom_provider import logs
+from darkbloom_provider.coordinator import ledger, migrations
+from darkbloom_provider.coordinator.storage import (
+    READERS,
+    LedgerUnavailableError,
+    Storage,
+    open_storage,
+    unavailable,
+)
+from darkbloom_provider.errors import UsageError
+
+__all__ = ["Database", "LedgerUnavailableError"]
 
 T = TypeVar("T")
 
@@ -33,14 +39,8 @@ MAX_WAITING_WRITES: Final = 1024
 """Operations that may wait for the writer. Further callers wait in turn, on the event loop."""
 MAX_BATCH: Final = 64
 """Operations that may share one commit."""
-READERS: Final = 2
-BUSY_TIMEOUT_MS: Final = 5_000
 
 _log = logs.get("coordinator")
-
-
-class LedgerUnavailableError(DarkbloomError):
-    """The database cannot be read or written now. Nothing of the operation was kept."""
 
 
 @dataclass(slots=True)
@@ -64,20 +64,20 @@ class _StorageFailedError(Exception):
 
 
 class Database:
-    """One SQLite database, opened and migrated. Use `open`, and `close` when done.
+    """The coordinator's database, opened and migrated. Use `open`, and `close` when done.
 
     An operation is a function of a `Connection`. It must have no other effect, for it runs on
     another thread and may run a second time when a neighbour in its batch failed.
     """
 
-    def __init__(self, writer: Engine, reader: Engine, lock: int) -> None:
-        self._writer_engine = writer
-        self._reader_engine = reader
-        self._lock = lock
+    def __init__(self, storage: Storage, run: int) -> None:
+        self._storage = storage
+        self.run = run
+        """The number of this coordinator's run; 0 for work beside one."""
         self._waiting: queue.Queue[_Write[Any] | None] = queue.Queue()
         self._slots = asyncio.Semaphore(MAX_WAITING_WRITES)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-read")
-        # A daemon: a process that dies without closing must not hang on it. SQLite survives that.
+        # A daemon: a process that dies without closing must not hang on it. The database survives.
         self._writer = threading.Thread(
             target=self._write_forever, name="ledger-write", daemon=True
         )
@@ -92,44 +92,50 @@ class Database:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         beside_server: bool = False,
     ) -> Database:
-        """Open the database file or `sqlite:///` URL, creating and migrating it as needed.
+        """Open the database file or URL, creating and migrating it as needed.
 
         Args:
-            where: The file.
+            where: The file, or a `sqlite:///` or `postgresql+psycopg://` URL.
             clock: The time, for the record of migrations.
             beside_server: For short work of the operator, which a running coordinator allows:
-                SQLite itself keeps the two apart. Nothing is migrated under its feet.
+                the database itself keeps the two apart. Nothing is migrated under its feet.
 
         Raises:
-            AlreadyRunningError: Another process has it open.
+            AlreadyRunningError: Another process has the file open.
             NewerDatabaseError: A newer version of this program wrote it.
             LedgerUnavailableError: It cannot be read or written.
-            UsageError: The URL is not a SQLite file.
+            UsageError: There is no database like that, or its schema is in use by others.
         """
-        return await asyncio.to_thread(cls._open, _file_of(where), clock, beside=beside_server)
+        return await asyncio.to_thread(cls._open, where, clock, beside=beside_server)
 
     @classmethod
-    def _open(cls, path: Path, clock: Callable[[], datetime], *, beside: bool) -> Database:
+    def _open(cls, where: str | Path, clock: Callable[[], datetime], *, beside: bool) -> Database:
+        storage = open_storage(where, beside=beside)
         try:
-            paths.private_directory(path.parent)
-            # The write-ahead log takes over the mode of the file it belongs to.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, paths.PRIVATE_FILE))
-            lock, alone = _locked(path, beside=beside)
-        except OSError as error:
-            raise _unavailable(error.strerror or type(error).__name__) from error
-        writer, reader = sqlite_engine(path, writes=True), sqlite_engine(path, writes=False)
-        try:
-            if alone:
-                migrations.migrate(writer, clock)
+            if storage.alone:
+                migrations.migrate(storage.writer, clock)
             else:
-                _same_schema(writer)
+                _same_schema(storage.writer)
+            run = 0 if beside else _begin_run(storage, clock())
         except BaseException as error:
-            writer.dispose()
-            os.close(lock)
+            storage.close()
             if isinstance(error, DatabaseError):
-                raise _unavailable(_reason(error)) from error
+                raise unavailable(_reason(error)) from error
             raise
-        return cls(writer, reader, lock)
+        return cls(storage, run)
+
+    async def recover(self, *, now: datetime) -> int:
+        """Refund the open reservations of coordinators that died; how many there were.
+
+        Raises:
+            LedgerUnavailableError: The ledger cannot be written now.
+        """
+
+        def operation(connection: Connection) -> int:
+            living = self._storage.live_runs(connection)
+            return ledger.recover_open_reservations(connection, living=living, now=now)
+
+        return await self.write(operation)
 
     async def write(self, operation: Callable[[Connection], T]) -> T:
         """Run `operation` in a transaction and return its result once that is on disk.
@@ -143,7 +149,7 @@ class Database:
         """
         async with self._slots:
             if self._closed:
-                raise _unavailable("it is closed")
+                raise unavailable("it is closed")
             write = _Write(operation)
             self._waiting.put_nowait(write)
             return await asyncio.wrap_future(write.future)
@@ -155,7 +161,7 @@ class Database:
             LedgerUnavailableError: The database cannot be read.
         """
         if self._closed:
-            raise _unavailable("it is closed")
+            raise unavailable("it is closed")
         return await asyncio.wrap_future(self._readers.submit(self._read, operation))
 
     async def close(self) -> None:
@@ -169,17 +175,15 @@ class Database:
     def _shut(self) -> None:
         self._writer.join()
         self._readers.shutdown()
-        self._reader_engine.dispose()
-        self._writer_engine.dispose()
-        os.close(self._lock)
+        self._storage.close()
 
     def _read(self, operation: Callable[[Connection], T]) -> T:
         try:
-            with self._reader_engine.begin() as connection:
+            with self._storage.reader.begin() as connection:
                 return operation(connection)
         except DatabaseError as error:
             if _is_storage(error):
-                raise _unavailable(_reason(error)) from error
+                raise unavailable(_reason(error)) from error
             raise
 
     def _write_forever(self) -> None:
@@ -196,10 +200,8 @@ class Database:
 
     def _commit(self, batch: Sequence[_Write[Any]]) -> None:
         """Run a batch in one transaction; one by one if the batch as a whole did not work."""
-        outcomes: list[_Outcome] = []
         try:
-            with self._writer_engine.begin() as connection:
-                outcomes = [_attempt(connection, write.operation) for write in batch]
+            outcomes = self._transact(batch)
         except _StorageFailedError as failure:
             if len(batch) > 1:
                 # One operation's failure must not take its neighbours with it.
@@ -215,6 +217,25 @@ class Database:
                     write.future.set_result(outcome.value)
                 else:
                     write.future.set_exception(outcome.error)
+
+    def _transact(self, batch: Sequence[_Write[Any]]) -> list[_Outcome]:
+        """Run a batch and commit it; returns once that is on disk, else raises."""
+        with self._storage.writer.connect() as connection, connection.begin() as transaction:
+            outcomes = [_attempt(connection, write.operation) for write in batch]
+            ticket = self._storage.ticket(connection)
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if ticket is None or not error.connection_invalidated:
+                    raise
+                _log.warning("commit_answer_lost", reason=_reason(error))
+                lost = error
+            else:
+                return outcomes
+        # The server may have committed and the answer got lost: money must not be guessed at.
+        if self._storage.committed(ticket):
+            return outcomes
+        raise lost
 
 
 def _attempt(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:
@@ -238,40 +259,29 @@ def _fail(batch: Sequence[_Write[Any]], cause: BaseException) -> None:
     reason = _reason(cause)
     _log.error("ledger_write_failed", reason=reason, operations=len(batch))
     for write in batch:
-        error = _unavailable(reason)
+        error = unavailable(reason)
         error.__cause__ = cause
         write.future.set_exception(error)
 
 
 def _is_storage(error: DatabaseError) -> bool:
     """Whether the database failed, rather than the statement or what it was given."""
-    return type(error) is DatabaseError or isinstance(error, OperationalError)
+    return type(error) is DatabaseError or isinstance(error, (OperationalError, InternalError))
 
 
 def _reason(error: BaseException) -> str:
-    # `orig` is SQLite's own short sentence; str(error) would carry the statement's values.
-    return str(getattr(error, "orig", None) or type(error).__name__)
+    if isinstance(error, LedgerUnavailableError):
+        return error.why or error.what
+    # `orig` is the driver's own sentence; str(error) would carry the statement's values. A second
+    # line of PostgreSQL's quotes the statement or the row.
+    return str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
 
 
-def _unavailable(reason: str) -> LedgerUnavailableError:
-    return LedgerUnavailableError(
-        "The coordinator's ledger is not available",
-        why=reason,
-        next_step="check the disk that holds the coordinator's directory, then try again",
-    )
-
-
-def _file_of(where: str | Path) -> Path:
-    if isinstance(where, Path):
-        return where.absolute()
-    url = make_url(where) if "://" in where else URL.create("sqlite", database=where)
-    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
-        raise UsageError(
-            "The coordinator keeps its ledger in a SQLite file",
-            why=f"the given database is {url.render_as_string(hide_password=True)}",
-            next_step="give a path, or a URL like sqlite:////absolute/path.sqlite3",
-        )
-    return Path(url.database or "").absolute()
+def _begin_run(storage: Storage, now: datetime) -> int:
+    with storage.writer.begin() as connection:
+        run = ledger.begin_run(connection, now=now)
+    storage.hold(run)
+    return run
 
 
 def _same_schema(engine: Engine) -> None:
@@ -285,62 +295,3 @@ def _same_schema(engine: Engine) -> None:
             why=f"its schema is {at}, this version knows {newest}",
             next_step="restart the coordinator with this version, then try again",
         )
-
-
-def _locked(path: Path, *, beside: bool) -> tuple[int, bool]:
-    """Hold the database for this process: a second one would refund the first one's open jobs.
-
-    Returns the lock's descriptor and whether this process is the only one, which it must be unless
-    it only works `beside` a coordinator.
-    """
-    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, paths.PRIVATE_FILE)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if beside:
-            return lock, False
-        os.close(lock)
-        raise AlreadyRunningError(
-            "Another coordinator is using this ledger",
-            why=f"{path} is locked",
-            next_step="stop the other coordinator, or give this one a directory of its own",
-        ) from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock, True
-
-
-def sqlite_engine(path: Path, *, writes: bool) -> Engine:
-    """Connections to a SQLite file that lose nothing once committed, and never share a lock."""
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        pool_size=1 if writes else READERS,
-        max_overflow=0,
-        # A broken connection is replaced; the errors of a statement never show its values.
-        hide_parameters=True,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: DBAPIConnection, _record: object) -> None:
-        # The driver's own transactions begin too late and never around a read: we begin ourselves.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout = {BUSY_TIMEOUT_MS}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            # macOS: fsync alone does not reach the platter. Without effect elsewhere.
-            "fullfsync = ON",
-            "checkpoint_fullfsync = ON",
-            "foreign_keys = ON",
-            f"query_only = {'OFF' if writes else 'ON'}",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine

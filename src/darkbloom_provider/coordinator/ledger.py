@@ -8,6 +8,7 @@ and a reservation is closed exactly once: settled, settled in part, or refunded.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -21,7 +22,12 @@ from darkbloom_provider.coordinator.books import (
     LedgerError,
     Movement,
 )
-from darkbloom_provider.coordinator.schema import earnings, jobs, wallet_payouts
+from darkbloom_provider.coordinator.schema import (
+    coordinator_runs,
+    earnings,
+    jobs,
+    wallet_payouts,
+)
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import Price
@@ -124,8 +130,11 @@ def reserve(
     model: str,
     amount: int,
     now: datetime,
+    run: int = 0,
 ) -> None:
     """Set aside the most a request can cost. Credit that cannot be withdrawn is used first.
+
+    `run` is the coordinator that has the request, see `recover_open_reservations`.
 
     Raises:
         InsufficientFundsError: The balance is smaller; nothing was debited.
@@ -144,6 +153,7 @@ def reserve(
             account_id=account_id,
             model=model,
             state="reserved",
+            run=run,
             reserved=amount,
             withdrawable_reserved=consumed,
             cost=0,
@@ -252,13 +262,25 @@ def settle_partial(
     )
 
 
-def recover_open_reservations(connection: Connection, *, now: datetime) -> int:
-    """Refund every open reservation, at start: the requests died with the process before.
+def begin_run(connection: Connection, *, now: datetime) -> int:
+    """Record that a coordinator starts; its number, which no other run ever has."""
+    run: int = connection.execute(
+        insert(coordinator_runs).values(started_at=now).returning(coordinator_runs.c.id)
+    ).scalar_one()
+    return run
 
-    Returns how many there were.
+
+def recover_open_reservations(
+    connection: Connection, *, now: datetime, living: Collection[int] = ()
+) -> int:
+    """Refund the open reservations of coordinators that died: their requests died with them.
+
+    `living` are the runs that still have theirs. Returns how many were refunded.
     """
     open_jobs = connection.execute(
-        select(jobs.c.reservation_id).where(jobs.c.state == "reserved")
+        select(jobs.c.reservation_id).where(
+            jobs.c.state == "reserved", jobs.c.run.not_in(list(living))
+        )
     ).scalars()
     return sum(refund(connection, reservation, now=now) is not None for reservation in [*open_jobs])
 

@@ -111,6 +111,8 @@ def migrate(
 
 def _apply(engine: Engine, step: Migration, now: datetime) -> None:
     with engine.begin() as connection:
+        if current(connection) >= step.number:
+            return  # Another coordinator, started at the same time, was here first.
         for statement in step.statements(engine.dialect.name):
             connection.exec_driver_sql(statement)
         connection.execute(

@@ -90,6 +90,8 @@ entries = Table(
     _amount("balance_after"),
 )
 
+coordinator_runs = Table("coordinator_runs", metadata, _id(), _time("started_at"))
+
 jobs = Table(
     "jobs",
     metadata,
@@ -98,6 +100,7 @@ jobs = Table(
     _text("account_id"),
     _text("model"),
     _text("state"),
+    _amount("run"),
     _amount("reserved"),
     _amount("withdrawable_reserved"),
     _amount("cost"),

@@ -17,7 +17,6 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
-from darkbloom_provider.coordinator import ledger
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.database import Database
@@ -60,7 +59,7 @@ class RunningCoordinator:
 async def open_state(
     settings: Settings, sources: Sources, *, beside_server: bool = False
 ) -> AsyncIterator[tuple[Database, Identity]]:
-    """The ledger and the keys in the state directory, made at the first use.
+    """The ledger, and the keys in the state directory, made at the first use.
 
     Raises:
         AlreadyRunningError: Another coordinator uses this directory, and `beside_server` is False.
@@ -76,7 +75,9 @@ async def open_state(
             next_step="choose another one with --data DIR",
         ) from error
     database = await Database.open(
-        directory / DATABASE_FILE, clock=sources.now, beside_server=beside_server
+        settings.database or directory / DATABASE_FILE,
+        clock=sources.now,
+        beside_server=beside_server,
     )
     try:
         yield database, Identity(SessionKeys.load_or_create(directory), settings.admin_key)
@@ -100,9 +101,7 @@ async def running_coordinator(
     with _listening(settings.host, settings.port) as listener:
         async with open_state(settings, sources) as state:
             database, _ = state
-            recovered = await database.write(
-                lambda c: ledger.recover_open_reservations(c, now=sources.now())
-            )
+            recovered = await database.recover(now=sources.now())
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
             coordinator = _compose(settings, catalogue, sources, state, listener)

@@ -101,6 +101,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 lets the system choose a free one."""
+    database: str | None = field(default=None, repr=False)
+    """A database URL instead of the file in the state directory. May hold a password."""
     admin_key: Secret | None = None
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""

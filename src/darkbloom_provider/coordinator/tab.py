@@ -61,6 +61,7 @@ class Books:
                     model=model,
                     amount=amount,
                     now=self.now(),
+                    run=self.database.run,
                 )
             )
         except asyncio.CancelledError:
