@@ -168,9 +168,9 @@ def test_the_authorization_header_is_read_leniently(header: str | None, token: s
 
 def test_a_session_token_names_its_account_until_it_expires() -> None:
     keys = SessionKeys.generate()
-    token = keys.issue(OWNER, now=NOON, lifetime=HOUR).reveal()
+    token = keys.issue(OWNER, session_id="s", now=NOON, lifetime=HOUR).reveal()
     assert token.startswith("eyJ")
-    assert keys.verify(token, now=NOON + HOUR - timedelta(seconds=1)) == OWNER
+    assert keys.verify(token, now=NOON + HOUR - timedelta(seconds=1)).account_id == OWNER
     with pytest.raises(InvalidSessionError):
         keys.verify(token, now=NOON + HOUR)
 
@@ -181,10 +181,10 @@ def _part(document: object) -> str:
 
 def test_a_session_token_signed_by_another_or_changed_is_refused() -> None:
     keys = SessionKeys.generate()
-    token = keys.issue(OWNER, now=NOON).reveal()
+    token = keys.issue(OWNER, session_id="s", now=NOON).reveal()
     header, claims, signature = token.split(".")
     forged = [
-        SessionKeys.generate().issue(OWNER, now=NOON).reveal(),
+        SessionKeys.generate().issue(OWNER, session_id="s", now=NOON).reveal(),
         f"{header}.{_part({'sub': 'eve', 'exp': 2**40})}.{signature}",
         f"{_part({'alg': 'none'})}.{claims}.",
         f"{_part({'alg': 'HS256'})}.{claims}.{signature}",
@@ -208,10 +208,16 @@ def test_nothing_foreign_makes_the_verifier_stumble(text: str) -> None:
 
 
 def test_the_signing_key_is_private_and_survives_a_restart(tmp_path: Path) -> None:
-    token = SessionKeys.load_or_create(tmp_path / "state").issue(OWNER, now=NOON).reveal()
+    token = (
+        SessionKeys.load_or_create(tmp_path / "state")
+        .issue(OWNER, session_id="s", now=NOON)
+        .reveal()
+    )
     file = tmp_path / "state" / KEY_FILE
     assert file.stat().st_mode & 0o777 == 0o600
-    assert SessionKeys.load_or_create(tmp_path / "state").verify(token, now=NOON) == OWNER
+    assert (
+        SessionKeys.load_or_create(tmp_path / "state").verify(token, now=NOON).account_id == OWNER
+    )
 
 
 def test_a_damaged_signing_key_is_not_replaced(tmp_path: Path) -> None:

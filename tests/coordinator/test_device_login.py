@@ -82,9 +82,9 @@ async def test_a_code_may_be_typed_carelessly(desk: Desk, spell: Any) -> None:
 
 async def test_approving_says_what_is_wrong(desk: Desk) -> None:
     code = await start(desk)
-    for missing in ("", "   ", None, 5, ["A"]):
+    for missing in ("", "   ", None, 5, ["A"], "\x00"):
         assert error_of(await approve(desk, missing)) == (400, "invalid_request")
-    for unknown in ("AAAA-AAAA", "nonsense", "x" * 5000, "ÄÄÄÄ-ÄÄÄÄ", "\x00"):
+    for unknown in ("AAAA-AAAA", "nonsense", "x" * 5000, "ÄÄÄÄ-ÄÄÄÄ"):
         assert error_of(await approve(desk, unknown)) == (404, "invalid_code")
     assert (await approve(desk, code["user_code"])).status_code == 200
     assert error_of(await approve(desk, code["user_code"])) == (409, "already_used")

@@ -38,6 +38,9 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        return (self.now - NOON).total_seconds()
+
     def forward(self, by: timedelta) -> None:
         self.now += by
 

@@ -5,30 +5,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import random
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from argon2 import PasswordHasher
 from sqlalchemy import Connection
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
-from darkbloom_provider.coordinator import account_routes, accounts, money_routes, replies
+from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
+from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.middleware import CorsMiddleware, RequestIdMiddleware
+from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
-from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.coordinator.settings import UNLIMITED, Policy, Rates
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 from support.books import Clock, Shop
 
 T = TypeVar("T")
+NO_RATES = Rates(*[UNLIMITED] * len(fields(Rates)))
+QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ADMIN_KEY = "the-operators-key"
 BASE = "http://coordinator.test:8080"
 
@@ -47,6 +49,7 @@ class Desk:
     clock: Clock
     client: httpx.AsyncClient
     revoked: list[str] = field(default_factory=list)
+    sessions: Iterator[int] = field(default_factory=itertools.count)
 
     async def books(self, act: Callable[[Shop], T]) -> T:
         """Do something in the books, in one transaction."""
@@ -67,8 +70,9 @@ class Desk:
 
     def session(self, account_id: str, lifetime: timedelta = timedelta(hours=1)) -> dict[str, str]:
         """The headers of somebody signed in."""
+        session_id = f"session-{next(self.sessions)}"
         token = self.services.identity.sessions.issue(
-            account_id, now=self.clock(), lifetime=lifetime
+            account_id, session_id=session_id, now=self.clock(), lifetime=lifetime
         )
         return bearer(token.reveal())
 
@@ -112,11 +116,15 @@ def error_of(reply: httpx.Response) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def front_desk(
-    directory: Path, *, where: Path | str | None = None, **changes: Any
+    directory: Path,
+    *,
+    where: Path | str | None = None,
+    rates: Rates | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over a fresh database, in this directory unless told `where`.
 
-    `changes` replace fields of `Services`.
+    `changes` replace fields of `Services`. Nobody is limited unless `rates` say so.
     """
     clock = Clock()
     database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
@@ -128,6 +136,8 @@ async def front_desk(
             clock=clock,
             random_hex=counted_hex(),
             new_id=lambda: "unused",
+            passwords=Passwords(QUICK_HASHER),
+            limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
             catalogue=Catalogue.builtin(),
             policy=Policy(),
             console_url=None,
@@ -136,14 +146,7 @@ async def front_desk(
         ),
         **changes,
     )
-    app = Starlette(
-        routes=[*account_routes.routes(services), *money_routes.routes(services)],
-        middleware=[
-            Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
-            Middleware(CorsMiddleware),
-        ],
-        exception_handlers=replies.exception_handlers(),
-    )
+    app = application(desk_endpoints(services), services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:

@@ -16,8 +16,9 @@ from sqlalchemy import select
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.schema import jobs
 from darkbloom_provider.coordinator.server import RunningCoordinator, running_coordinator
-from darkbloom_provider.coordinator.settings import Limits, Policy, Settings, Timing
+from darkbloom_provider.coordinator.settings import Limits, Policy, Rates, Settings, Timing
 from darkbloom_provider.models.catalogue import Catalogue
+from support.desk import NO_RATES
 from support.scripted_provider import MODEL
 
 CREDIT = 5_000_000
@@ -99,6 +100,7 @@ async def network(
     timing: Timing = QUICK,
     policy: Policy | None = None,
     limits: Limits | None = None,
+    rates: Rates | None = None,
     credit: int = CREDIT,
 ) -> AsyncIterator[Network]:
     """A coordinator with one consumer; at the end its books are audited."""
@@ -108,6 +110,7 @@ async def network(
         timing=timing,
         policy=policy or Policy(),
         limits=limits or Limits(),
+        rates=rates or NO_RATES,
     )
     async with running_coordinator(settings, Catalogue.builtin()) as coordinator:
         operator = coordinator.operator

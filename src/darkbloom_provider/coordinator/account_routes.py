@@ -1,143 +1,246 @@
-"""Endpoints of accounts: linking a machine, revoking its token, API keys."""
+"""Endpoints of people: signing up, in and out, passwords, API keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from darkbloom_provider.coordinator import accounts, device_login
-from darkbloom_provider.coordinator.accounts import bearer_of, digest
-from darkbloom_provider.coordinator.device_login import DeviceLoginError
-from darkbloom_provider.coordinator.guards import caller
-from darkbloom_provider.coordinator.replies import ApiError, json_reply, read_json
+from darkbloom_provider.coordinator import api_keys, sign_in
+from darkbloom_provider.coordinator.endpoints import Endpoint
+from darkbloom_provider.coordinator.guards import ANYONE, SESSION, admitted
+from darkbloom_provider.coordinator.replies import (
+    ApiError,
+    json_reply,
+    read_json,
+    rfc3339,
+    text_field,
+)
 from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.session_tokens import Session
+from darkbloom_provider.coordinator.shapes import (
+    BOOLEAN,
+    NON_EMPTY,
+    TEXT,
+    TIME,
+    Operation,
+    array,
+    one_of,
+    optional,
+    record,
+)
+from darkbloom_provider.coordinator.sign_in import SignedIn
 
-T = TypeVar("T")
-
-_PUBLIC_DOMAIN: Final = "darkbloom.dev"
-_RETRY_AFTER_S: Final = 60
+_SESSION = record(token=TEXT, account_id=TEXT, email=TEXT, admin=BOOLEAN, expires_at=TIME)
+_KEY = record(id=TEXT, name=TEXT, hint=TEXT, created_at=TIME)
 
 
-def routes(services: Services) -> list[Route]:
+def endpoints(services: Services) -> list[Endpoint]:
     """The account endpoints, bound to the coordinator's parts."""
-    login = _DeviceLogin(services)
-    keys = _Keys(services)
+    people, keys = _People(services), _Keys(services)
+    at_the_door = ANYONE.limited("sign_in")
     return [
-        Route("/v1/device/code", login.code, methods=["POST"]),
-        Route("/v1/device/token", login.token, methods=["POST"]),
-        Route("/v1/device/approve", login.approve, methods=["POST"]),
-        Route("/v1/device/revoke", login.revoke, methods=["POST"]),
-        Route("/v1/auth/keys", keys.create, methods=["POST"]),
-        Route("/v1/auth/keys", keys.revoke, methods=["DELETE"]),
+        Endpoint(
+            "POST",
+            "/v1/auth/sign-up",
+            people.sign_up,
+            at_the_door,
+            Operation(
+                "Open an account. Answers the same if the address has one already; sign in next",
+                record(status=one_of("accepted")),
+                record(email=NON_EMPTY, password=NON_EMPTY, invite_code=optional(TEXT)),
+                status=HTTPStatus.ACCEPTED,
+                errors=(403, 404),
+            ),
+        ),
+        Endpoint(
+            "POST",
+            "/v1/auth/sign-in",
+            people.sign_in,
+            at_the_door,
+            Operation(
+                "Begin a session",
+                _SESSION,
+                record(email=NON_EMPTY, password=NON_EMPTY),
+                errors=(401,),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/auth/session",
+            people.session,
+            SESSION,
+            Operation(
+                "Whose session this is",
+                record(account_id=TEXT, email=TEXT, admin=BOOLEAN, expires_at=TIME),
+            ),
+        ),
+        Endpoint(
+            "POST",
+            "/v1/auth/sign-out",
+            people.sign_out,
+            SESSION,
+            Operation(
+                "End this session, or with `everywhere` all sessions of the account",
+                record(status=one_of("signed_out")),
+                record(everywhere=optional(BOOLEAN)),
+            ),
+        ),
+        Endpoint(
+            "POST",
+            "/v1/auth/password",
+            people.password,
+            SESSION.limited("financial"),
+            Operation(
+                "Change the password. All sessions end; the reply begins a new one",
+                _SESSION,
+                record(current_password=NON_EMPTY, new_password=NON_EMPTY),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/auth/keys",
+            keys.listed,
+            SESSION,
+            Operation("The account's active API keys", record(keys=array(_KEY))),
+        ),
+        Endpoint(
+            "POST",
+            "/v1/auth/keys",
+            keys.create,
+            SESSION.limited("financial"),
+            Operation(
+                "Make an API key. It is shown this once",
+                record(api_key=TEXT, account_id=TEXT, id=TEXT, name=TEXT),
+                record(name=optional(TEXT)),
+            ),
+        ),
+        Endpoint(
+            "DELETE",
+            "/v1/auth/keys",
+            keys.revoke,
+            SESSION,
+            Operation(
+                "Revoke an API key of the account, by its text or by the id it is listed under",
+                record(status=one_of("revoked")),
+                {"type": "object", "properties": {"key": TEXT, "id": TEXT}},
+            ),
+        ),
     ]
 
 
-class _DeviceLogin:
+class _People:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def code(self, request: Request) -> Response:
-        services, now = self._services, self._services.clock()
-        started = await self._step(
-            lambda c: device_login.start(c, random_hex=services.random_hex, now=now)
+    async def sign_up(self, request: Request) -> Response:
+        body = await read_json(request)
+        await sign_in.sign_up(
+            self._services,
+            text_field(body, "email"),
+            text_field(body, "password", exact=True),
+            text_field(body, "invite_code", default=""),
         )
+        return json_reply({"status": "accepted"}, HTTPStatus.ACCEPTED)
+
+    async def sign_in(self, request: Request) -> Response:
+        body = await read_json(request)
+        email = text_field(body, "email")
+        password = text_field(body, "password", exact=True)
+        return _begun(await sign_in.sign_in(self._services, email, password))
+
+    async def session(self, request: Request) -> Response:
+        caller = admitted(request)
         return json_reply(
             {
-                "device_code": started.device_code.reveal(),
-                "user_code": started.user_code,
-                "verification_uri": _verification_uri(services.console_url, request),
-                "expires_in": int(device_login.LIFETIME.total_seconds()),
-                "interval": device_login.POLL_INTERVAL_S,
+                "account_id": caller.account_id,
+                "email": caller.user.email if caller.user else "",
+                "admin": caller.is_admin,
+                "expires_at": rfc3339(_session_of(request).expires_at),
             }
         )
 
-    async def token(self, request: Request) -> Response:
-        services, now = self._services, self._services.clock()
-        device_code = _text(await read_json(request, error_type="invalid_request"), "device_code")
-        answer = await self._step(
-            lambda c: device_login.poll(c, device_code, random_hex=services.random_hex, now=now)
-        )
-        if answer is None:
-            return json_reply({"status": "authorization_pending"})
-        return json_reply(
-            {
-                "status": "authorized",
-                "token": answer.token.reveal(),
-                "account_id": answer.account_id,
-            }
-        )
+    async def sign_out(self, request: Request) -> Response:
+        everywhere = (await read_json(request, empty=True)).get("everywhere") is True
+        await sign_in.sign_out(self._services, _session_of(request), everywhere=everywhere)
+        return json_reply({"status": "signed_out"})
 
-    async def approve(self, request: Request) -> Response:
-        now = self._services.clock()
-        account_id = (await caller(self._services, request, "session")).account_id
-        user_code = _text(await read_json(request, error_type="invalid_request"), "user_code")
-        await self._step(
-            lambda c: device_login.approve(c, user_code, account_id=account_id, now=now)
-        )
-        message = "The machine is linked. It will work for your account from its next connection."
-        return json_reply({"status": "approved", "message": message})
-
-    async def revoke(self, request: Request) -> Response:
-        now = self._services.clock()
-        token = bearer_of(request.headers.get("authorization")) or ""
-        if not await self._step(lambda c: device_login.revoke(c, token, now=now)):
-            raise ApiError(
-                HTTPStatus.UNAUTHORIZED, "authentication_error", "this is not an active token"
-            )
-        self._services.on_token_revoked(digest(token))
-        return json_reply({"status": "revoked"})
-
-    async def _step(self, operation: Callable[[Connection], T]) -> T:
-        try:
-            return await self._services.db.write(operation)
-        except DeviceLoginError as error:
-            busy = error.status == HTTPStatus.TOO_MANY_REQUESTS
-            headers = {"Retry-After": str(_RETRY_AFTER_S)} if busy else None
-            raise ApiError(error.status, error.type, error.what, headers) from None
+    async def password(self, request: Request) -> Response:
+        user = admitted(request).user
+        assert user is not None  # noqa: S101 - every session is a user's
+        body = await read_json(request)
+        current = text_field(body, "current_password", exact=True)
+        new = text_field(body, "new_password", exact=True)
+        return _begun(await sign_in.change_password(self._services, user, current, new))
 
 
 class _Keys:
     def __init__(self, services: Services) -> None:
         self._services = services
 
+    async def listed(self, request: Request) -> Response:
+        account_id = admitted(request).account_id
+        keys = await self._services.db.read(lambda c: api_keys.list_api_keys(c, account_id))
+        return json_reply(
+            {
+                "keys": [
+                    {
+                        "id": key.id,
+                        "name": key.name,
+                        "hint": key.hint,
+                        "created_at": rfc3339(key.created_at),
+                    }
+                    for key in keys
+                ]
+            }
+        )
+
     async def create(self, request: Request) -> Response:
         services, now = self._services, self._services.clock()
-        account_id = (await caller(services, request, "session")).account_id
+        account_id = admitted(request).account_id
+        name = text_field(await read_json(request, empty=True), "name", default="")
         key = await services.db.write(
-            lambda c: accounts.create_api_key(
-                c, account_id, random_hex=services.random_hex, now=now
+            lambda c: api_keys.create_api_key(
+                c, account_id, random_hex=services.random_hex, now=now, name=name
             )
         )
-        return json_reply({"api_key": key.reveal(), "account_id": account_id})
+        text = key.reveal()
+        shown = {"api_key": text, "account_id": account_id}
+        return json_reply({**shown, "id": api_keys.key_id(text), "name": name})
 
     async def revoke(self, request: Request) -> Response:
-        now = self._services.clock()
-        account_id = (await caller(self._services, request, "session")).account_id
-        key = _text(await read_json(request, error_type="bad_request"), "key", "bad_request")
-        revoked = await self._services.db.write(
-            lambda c: accounts.revoke_api_key(c, key, account_id=account_id, now=now)
-        )
+        now, account_id = self._services.clock(), admitted(request).account_id
+        body = await read_json(request, error_type="bad_request")
+        listed = text_field(body, "id", default="", error_type="bad_request")
+        if listed:
+            revoked = await self._services.db.write(
+                lambda c: api_keys.revoke_api_key_by_id(c, listed, account_id=account_id, now=now)
+            )
+        else:
+            key = text_field(body, "key", error_type="bad_request")
+            revoked = await self._services.db.write(
+                lambda c: api_keys.revoke_api_key(c, key, account_id=account_id, now=now)
+            )
         if not revoked:
             raise ApiError(HTTPStatus.FORBIDDEN, "forbidden", "this key is not yours to revoke")
         return json_reply({"status": "revoked"})
 
 
-def _text(document: dict[str, Any], name: str, error_type: str = "invalid_request") -> str:
-    value = document.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ApiError(HTTPStatus.BAD_REQUEST, error_type, f"{name} is required")
-    return value.strip()
+def _begun(begun: SignedIn) -> Response:
+    return json_reply(
+        {
+            "token": begun.token.reveal(),
+            "account_id": begun.user.account_id,
+            "email": begun.user.email,
+            "admin": begun.user.is_admin,
+            "expires_at": rfc3339(begun.expires_at),
+        },
+        headers={"Cache-Control": "no-store"},
+    )
 
 
-def _verification_uri(console_url: str | None, request: Request) -> str:
-    if console_url is not None:
-        return f"{console_url.rstrip('/')}/link"
-    host = request.headers.get("host", "")
-    secure = request.url.scheme == "https" or _PUBLIC_DOMAIN in host
-    return f"{'https' if secure else 'http'}://{host}/link"
+def _session_of(request: Request) -> Session:
+    session = admitted(request).session
+    assert session is not None  # noqa: S101 - the gate asked for a session
+    return session

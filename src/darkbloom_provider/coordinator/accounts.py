@@ -1,4 +1,4 @@
-"""People, their keys and tokens, and who is calling.
+"""People, and who is calling: what each kind of credential proves.
 
 Keys and tokens are kept only as the SHA-256 of their full text, so a copy of the database lets
 nobody in. Formats and the four guard levels: the network's authentication rules; device tokens
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from http import HTTPStatus
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.schema import api_keys, device_tokens, users
-from darkbloom_provider.coordinator.session_tokens import InvalidSessionError, SessionKeys
-from darkbloom_provider.errors import DarkbloomError
+from darkbloom_provider.coordinator.refusals import RefusalError
+from darkbloom_provider.coordinator.schema import api_keys, device_tokens, ended_sessions, users
+from darkbloom_provider.coordinator.session_tokens import InvalidSessionError, Session, SessionKeys
 from darkbloom_provider.logs import Secret
 
 API_KEY_PREFIX: Final = "eigeninference-"
@@ -27,26 +29,26 @@ DEVICE_TOKEN_PREFIX: Final = API_KEY_PREFIX + "pt-"
 SESSION_PREFIX: Final = "eyJ"
 KEY_BYTES: Final = 32
 ADMIN_ACCOUNT: Final = "admin"
+MAX_EMAIL_CHARACTERS: Final = 254
+
+_EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
 
 RandomHex = Callable[[int], str]
-Guard = Literal["any", "user", "session"]
-"""How sure an endpoint must be of its caller: any credential, one of a user, or a sign-in."""
+Guard = Literal["any", "user", "session", "admin"]
+"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, or the
+operator's (the admin key, or any credential of a user who is an administrator)."""
 Kind = Literal["api_key", "device_token", "session", "admin"]
 
 
-class AccountError(DarkbloomError):
-    """An account cannot be made as asked."""
+class AccountError(RefusalError):
+    """An account or a key cannot be made as asked."""
 
 
-class AuthenticationError(DarkbloomError):
-    """The caller is not who the endpoint needs. `status` and `type` are the reply's."""
+class AuthenticationError(RefusalError):
+    """The caller is not who the endpoint needs."""
 
-    def __init__(
-        self, what: str, *, status: int = 401, error_type: str = "authentication_error"
-    ) -> None:
-        super().__init__(what)
-        self.status = status
-        self.type = error_type
+    status = HTTPStatus.UNAUTHORIZED
+    type = "authentication_error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class User:
 
     account_id: str
     email: str
+    is_admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,12 @@ class Principal:
     kind: Kind
     account_id: str
     user: User | None
+    session: Session | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether this is the operator."""
+        return self.kind == "admin" or (self.user is not None and self.user.is_admin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,58 +104,142 @@ def bearer_of(authorization: str | None) -> str | None:
     return (token.strip() or None) if scheme.lower() == "bearer" else None
 
 
-def create_user(connection: Connection, *, account_id: str, email: str, now: datetime) -> User:
-    """Make a user and their account.
+def create_user(
+    connection: Connection,
+    *,
+    account_id: str,
+    email: str,
+    now: datetime,
+    password_hash: str | None = None,
+    is_admin: bool = False,
+) -> User:
+    """Make a user and their account. Without a password nobody can sign in as them.
 
     Raises:
-        AccountError: The e-mail address is empty or already has an account.
+        AccountError: The e-mail address is not one, or already has an account.
     """
-    address = email.strip().lower()
-    if not address:
-        raise AccountError("An account needs an e-mail address")
+    address = email_address(email)
     if find_user(connection, email=address) is not None:
         raise AccountError("This e-mail address already has an account")
     books.open_account(connection, account_id, "user", now)
-    connection.execute(insert(users).values(account_id=account_id, email=address, created_at=now))
-    return User(account_id, address)
+    connection.execute(
+        insert(users).values(
+            account_id=account_id,
+            email=address,
+            created_at=now,
+            password_hash=password_hash,
+            is_admin=is_admin,
+            session_generation=0,
+        )
+    )
+    return User(account_id, address, is_admin)
+
+
+def email_address(text: str) -> str:
+    """An address in the one spelling it is stored and looked up in.
+
+    Raises:
+        AccountError: It is not shaped like an address. Whether it receives mail is not asked.
+    """
+    address = text.strip().lower()
+    if len(address) > MAX_EMAIL_CHARACTERS or _EMAIL.fullmatch(address) is None:
+        raise AccountError("This is not an e-mail address", next_step="spell it name@example.org")
+    return address
 
 
 def find_user(
     connection: Connection, *, account_id: str | None = None, email: str | None = None
 ) -> User | None:
     """The user with this account id or this e-mail address."""
-    query = select(users.c.account_id, users.c.email)
+    row = _user_row(connection, account_id=account_id, email=email)
+    return None if row is None else User(row.account_id, row.email, row.is_admin)
+
+
+def _user_row(
+    connection: Connection, *, account_id: str | None = None, email: str | None = None
+) -> Row[Any] | None:
+    query = select(users)
     if account_id is not None:
         query = query.where(users.c.account_id == account_id)
     if email is not None:
         query = query.where(users.c.email == email.strip().lower())
-    row = connection.execute(query.limit(1)).one_or_none()
-    return None if row is None else User(row.account_id, row.email)
+    return connection.execute(query.limit(1)).one_or_none()
 
 
-def create_api_key(
-    connection: Connection, account_id: str, *, random_hex: RandomHex, now: datetime
-) -> Secret:
-    """A new API key of a user. Shown once: only its hash is kept."""
-    key = API_KEY_PREFIX + random_hex(KEY_BYTES)
+def list_users(connection: Connection) -> list[User]:
+    """Everybody with an account here, by e-mail address."""
+    rows = connection.execute(select(users).order_by(users.c.email))
+    return [User(row.account_id, row.email, row.is_admin) for row in rows]
+
+
+def set_admin(connection: Connection, account_id: str, *, is_admin: bool) -> None:
+    """Make a user an administrator, or an ordinary one again."""
     connection.execute(
-        insert(api_keys).values(key_sha256=digest(key), account_id=account_id, created_at=now)
+        update(users).where(users.c.account_id == account_id).values(is_admin=is_admin)
     )
-    return Secret(key)
 
 
-def revoke_api_key(connection: Connection, key: str, *, account_id: str, now: datetime) -> bool:
-    """Revoke a key of this account. False if it is not theirs, unknown or already revoked."""
-    result = connection.execute(
-        update(api_keys)
-        .where(
-            api_keys.c.key_sha256 == digest(key),
-            api_keys.c.account_id == account_id,
-            api_keys.c.revoked_at.is_(None),
+def has_admin(connection: Connection) -> bool:
+    """Whether there is an administrator who can sign in."""
+    query = select(users.c.account_id).where(users.c.is_admin, users.c.password_hash.is_not(None))
+    return connection.execute(query.limit(1)).first() is not None
+
+
+# ---------------------------------------------------------------- passwords and sessions
+
+
+@dataclass(frozen=True, slots=True)
+class SignInRecord:
+    """What a sign-in is checked against."""
+
+    user: User
+    password_hash: str | None
+    generation: int
+    """Sessions of an earlier generation have ended."""
+
+
+def sign_in_record(connection: Connection, email: str) -> SignInRecord | None:
+    """The record of this e-mail address; None if nobody has it."""
+    row = _user_row(connection, email=email)
+    if row is None:
+        return None
+    user = User(row.account_id, row.email, row.is_admin)
+    return SignInRecord(user, row.password_hash, row.session_generation)
+
+
+def set_password(connection: Connection, account_id: str, password_hash: str) -> int:
+    """Give a user a password, and end all their sessions. The generation of the next ones."""
+    connection.execute(
+        update(users).where(users.c.account_id == account_id).values(password_hash=password_hash)
+    )
+    return end_all_sessions(connection, account_id)
+
+
+def end_session(connection: Connection, session: Session, *, now: datetime) -> None:
+    """Sign out one session. Doing it twice is no different from once."""
+    connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at <= now))
+    if not _has_ended(connection, session.session_id):
+        connection.execute(
+            insert(ended_sessions).values(
+                session_id=session.session_id, expires_at=session.expires_at
+            )
         )
-        .values(revoked_at=now)
-    )
-    return result.rowcount == 1
+
+
+def end_all_sessions(connection: Connection, account_id: str) -> int:
+    """Sign a user out everywhere. The generation of the next session."""
+    generation = connection.execute(
+        update(users)
+        .where(users.c.account_id == account_id)
+        .values(session_generation=users.c.session_generation + 1)
+        .returning(users.c.session_generation)
+    ).scalar_one()
+    return int(generation)
+
+
+def _has_ended(connection: Connection, session_id: str) -> bool:
+    query = select(ended_sessions.c.session_id).where(ended_sessions.c.session_id == session_id)
+    return connection.execute(query).first() is not None
 
 
 def account_for_device_token(connection: Connection, token: str) -> str | None:
@@ -191,6 +284,10 @@ def authenticate(
         raise AuthenticationError("This token or key is not valid here")
     if guard == "user" and principal.user is None:
         raise AuthenticationError("This needs a user account", error_type="auth_error")
+    if guard == "admin" and not principal.is_admin:
+        raise AuthenticationError(
+            "This is for the operator only", status=403, error_type="forbidden"
+        )
     return principal
 
 
@@ -199,10 +296,10 @@ def _principal(
 ) -> Principal | None:
     if bearer.startswith(SESSION_PREFIX):
         try:
-            account_id = identity.sessions.verify(bearer, now=now)
+            session = identity.sessions.verify(bearer, now=now)
         except InvalidSessionError as error:
             raise AuthenticationError(error.what) from None
-        return _of_user(connection, "session", account_id)
+        return _of_session(connection, session)
     if identity.is_admin(bearer):
         return Principal("admin", ADMIN_ACCOUNT, None)
     if bearer.startswith(DEVICE_TOKEN_PREFIX):
@@ -218,3 +315,15 @@ def _principal(
 def _of_user(connection: Connection, kind: Kind, account_id: str | None) -> Principal | None:
     user = None if account_id is None else find_user(connection, account_id=account_id)
     return None if user is None else Principal(kind, user.account_id, user)
+
+
+def _of_session(connection: Connection, session: Session) -> Principal:
+    row = _user_row(connection, account_id=session.account_id)
+    if (
+        row is None
+        or row.session_generation != session.generation
+        or _has_ended(connection, session.session_id)
+    ):
+        raise AuthenticationError("This session has ended; sign in again")
+    user = User(row.account_id, row.email, row.is_admin)
+    return Principal("session", user.account_id, user, session)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from darkbloom_provider.config import WEBSOCKET_PATH
 from darkbloom_provider.coordinator import (
     account_routes,
+    admin_routes,
+    device_routes,
+    endpoints,
+    gift_routes,
+    inference,
     money_routes,
     network_routes,
+    openapi,
     replies,
 )
 from darkbloom_provider.coordinator.conversation import Conversation
+from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.hub import Hub
-from darkbloom_provider.coordinator.inference import ChatCompletions
 from darkbloom_provider.coordinator.middleware import (
     DEFAULT_ORIGIN,
     CorsMiddleware,
@@ -27,7 +34,6 @@ from darkbloom_provider.coordinator.middleware import (
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.tab import Books
-from darkbloom_provider.protocol.openai import CHAT_ENDPOINT
 
 
 def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) -> Starlette:
@@ -36,14 +42,32 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
     async def provider(websocket: WebSocket) -> None:
         await Conversation(websocket, hub, registrar).run()
 
+    declared = [
+        inference.endpoint(services, hub, books),
+        *network_routes.endpoints(services, hub),
+        *desk_endpoints(services),
+    ]
+    app = application([*declared, openapi.endpoint(declared)], services)
+    # A provider says who it is in its first message; the registrar decides what that is worth.
+    app.router.routes.append(WebSocketRoute(WEBSOCKET_PATH, provider))
+    return app
+
+
+def desk_endpoints(services: Services) -> list[Endpoint]:
+    """The endpoints that need no network of providers: accounts and money."""
+    return [
+        *account_routes.endpoints(services),
+        *device_routes.endpoints(services),
+        *gift_routes.endpoints(services),
+        *money_routes.endpoints(services),
+        *admin_routes.endpoints(services),
+    ]
+
+
+def application(declared: Iterable[Endpoint], services: Services) -> Starlette:
+    """Endpoints, each behind its gate, with what every reply carries."""
     return Starlette(
-        routes=[
-            WebSocketRoute(WEBSOCKET_PATH, provider),
-            Route(CHAT_ENDPOINT, ChatCompletions(services, hub, books), methods=["POST"]),
-            *network_routes.routes(services, hub),
-            *account_routes.routes(services),
-            *money_routes.routes(services),
-        ],
+        routes=endpoints.routes(declared, services),
         middleware=[
             Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
             Middleware(CorsMiddleware, origin=services.console_url or DEFAULT_ORIGIN),

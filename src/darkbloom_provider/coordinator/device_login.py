@@ -19,30 +19,27 @@ from darkbloom_provider.coordinator.accounts import (
     account_for_device_token,
     digest,
 )
+from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.coordinator.schema import device_codes, device_tokens
-from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.logs import Secret
 
 LIFETIME: Final = timedelta(seconds=900)
 POLL_INTERVAL_S: Final = 5
 ALPHABET: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
 """No 0, O, 1, I or L: people type these."""
+ID_CHARACTERS: Final = 16
 MAX_CODES: Final = 1000
 """Live codes at a time: nobody needs a credential to ask for one."""
 
 _HALF: Final = 4
+_RETRY_AFTER_S: Final = 60
 _REMEMBERED: Final = timedelta(hours=1)
 """For this long an expired code is still answered as expired instead of unknown."""
 _UNBIASED: Final = 256 - 256 % len(ALPHABET)
 
 
-class DeviceLoginError(DarkbloomError):
-    """A step of the flow that cannot be taken. `status` and `type` are the reply's."""
-
-    def __init__(self, what: str, *, status: int, error_type: str) -> None:
-        super().__init__(what)
-        self.status = status
-        self.type = error_type
+class DeviceLoginError(RefusalError):
+    """A step of the flow that cannot be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,25 @@ class Authorized:
 
     token: Secret
     account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A code that waits for its approval: all that is known of the machine that shows it."""
+
+    user_code: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedDevice:
+    """A machine's token, as its owner sees it."""
+
+    id: str
+    """The beginning of the token's hash."""
+    label: str
+    created_at: datetime
 
 
 def start(connection: Connection, *, random_hex: RandomHex, now: datetime) -> Started:
@@ -94,7 +110,7 @@ def poll(
 
     Raises:
         DeviceLoginError: 404 `invalid_grant` for an unknown code; 410 `expired_token` for one that
-            is past its life or has already yielded its token.
+            is past its life, was denied, or has already yielded its token.
     """
     hashed = digest(device_code)
     row = connection.execute(
@@ -106,6 +122,8 @@ def poll(
         raise DeviceLoginError(
             "This code has expired or was already used", status=410, error_type="expired_token"
         )
+    if row.state == "denied":
+        raise DeviceLoginError("This code was denied", status=410, error_type="expired_token")
     if row.state == "pending":
         return None
     token = DEVICE_TOKEN_PREFIX + random_hex(KEY_BYTES)
@@ -125,8 +143,8 @@ def poll(
     return Authorized(Secret(token), row.account_id)
 
 
-def approve(connection: Connection, user_code: str, *, account_id: str, now: datetime) -> None:
-    """Let the machine that shows this code work for an account. The dash may be left out.
+def pending(connection: Connection, user_code: str, *, now: datetime) -> Pending:
+    """What a person is about to approve or deny. The dash may be left out.
 
     Raises:
         DeviceLoginError: 404 `invalid_code`, 410 `expired_code`, or 409 `already_used`.
@@ -139,11 +157,57 @@ def approve(connection: Connection, user_code: str, *, account_id: str, now: dat
         raise DeviceLoginError("This code has expired", status=410, error_type="expired_code")
     if row.state != "pending":
         raise DeviceLoginError("This code was already used", status=409, error_type="already_used")
+    return Pending(row.user_code, row.created_at, row.expires_at)
+
+
+def approve(connection: Connection, user_code: str, *, account_id: str, now: datetime) -> None:
+    """Let the machine that shows this code work for an account. Raises as `pending`."""
+    found = pending(connection, user_code, now=now)
     connection.execute(
         update(device_codes)
-        .where(device_codes.c.user_code == row.user_code)
+        .where(device_codes.c.user_code == found.user_code)
         .values(state="approved", account_id=account_id)
     )
+
+
+def deny(connection: Connection, user_code: str, *, now: datetime) -> None:
+    """Make a code worthless: the machine that shows it stops asking. Raises as `pending`."""
+    found = pending(connection, user_code, now=now)
+    connection.execute(
+        update(device_codes)
+        .where(device_codes.c.user_code == found.user_code)
+        .values(state="denied")
+    )
+
+
+def linked_devices(connection: Connection, account_id: str) -> list[LinkedDevice]:
+    """The machines whose tokens are active, oldest first."""
+    rows = connection.execute(
+        select(device_tokens)
+        .where(device_tokens.c.account_id == account_id, device_tokens.c.revoked_at.is_(None))
+        .order_by(device_tokens.c.created_at, device_tokens.c.token_sha256)
+    )
+    return [
+        LinkedDevice(row.token_sha256[:ID_CHARACTERS], row.label, row.created_at) for row in rows
+    ]
+
+
+def unlink(connection: Connection, device_id: str, *, account_id: str, now: datetime) -> str | None:
+    """Revoke a machine's token by the id it is listed under.
+
+    Returns the hash of the token, or None if it is not an active one of this account.
+    """
+    start = func.substr(device_tokens.c.token_sha256, 1, ID_CHARACTERS)
+    return connection.execute(
+        update(device_tokens)
+        .where(
+            start == device_id,
+            device_tokens.c.account_id == account_id,
+            device_tokens.c.revoked_at.is_(None),
+        )
+        .values(revoked_at=now)
+        .returning(device_tokens.c.token_sha256)
+    ).scalar_one_or_none()
 
 
 def revoke(connection: Connection, token: str, *, now: datetime) -> bool:
@@ -186,9 +250,11 @@ def _make_room(connection: Connection, now: datetime) -> None:
     if _count(connection) >= MAX_CODES:
         connection.execute(delete(device_codes).where(device_codes.c.expires_at <= now))
     if _count(connection) >= MAX_CODES:
-        raise DeviceLoginError(
+        crowded = DeviceLoginError(
             "Too many logins are under way", status=429, error_type="rate_limit_exceeded"
         )
+        crowded.retry_after = _RETRY_AFTER_S
+        raise crowded
 
 
 def _count(connection: Connection) -> int:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator import guards, relay, replies
+from darkbloom_provider.coordinator import relay, replies
 from darkbloom_provider.coordinator.attempts import (
     AttemptFailedError,
     ConsumerLeftError,
@@ -27,14 +27,24 @@ from darkbloom_provider.coordinator.attempts import (
 )
 from darkbloom_provider.coordinator.consumer import Consumer
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.endpoints import Endpoint
+from darkbloom_provider.coordinator.guards import ANY, admitted
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.orders import Order, read_order
 from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.shapes import (
+    ANYTHING,
+    BOOLEAN,
+    NON_EMPTY,
+    Operation,
+    optional,
+    record,
+)
 from darkbloom_provider.coordinator.tab import Books, Tab
 from darkbloom_provider.coordinator.waiting import Placement, unavailable
 from darkbloom_provider.protocol.messages import InferenceComplete, Usage
-from darkbloom_provider.protocol.openai import error_body
+from darkbloom_provider.protocol.openai import CHAT_ENDPOINT, error_body
 
 _UNSAFE_IN_HEADER: Final = re.compile(r"[^\x20-\x7e]")
 _HEADER_LENGTH: Final = 200
@@ -61,6 +71,22 @@ class Meter:
             self.usage = piece.usage.model_copy(update={"completion_tokens": counted})
 
 
+def endpoint(services: Services, hub: Hub, books: Books) -> Endpoint:
+    """The endpoint's declaration, bound to the coordinator's parts."""
+    operation = Operation(
+        "Ask a model; the answer is one object, or with `stream` an event stream",
+        ANYTHING,
+        record(
+            model=NON_EMPTY,
+            messages={"type": "array", "minItems": 1, "items": {"type": "object"}},
+            stream=optional(BOOLEAN),
+        ),
+        errors=(402, 404, 502, 504),
+    )
+    answer = ChatCompletions(services, hub, books)
+    return Endpoint("POST", CHAT_ENDPOINT, answer, ANY.limited("consumer"), operation)
+
+
 class ChatCompletions:
     """The endpoint, as an ASGI application: it must notice when its caller leaves."""
 
@@ -73,7 +99,7 @@ class ChatCompletions:
         """Serve one request. Errors before any work are left to the application's handlers."""
         request = Request(scope, receive)
         limits = self._hub.limits
-        caller = await guards.caller(self._services, request)
+        caller = admitted(request)
         body = await replies.read_body(
             request, limit=limits.request_body_bytes, seconds=limits.request_body_seconds
         )

@@ -5,42 +5,241 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from darkbloom_provider.coordinator import books, queries
 from darkbloom_provider.coordinator import earnings_views as views
 from darkbloom_provider.coordinator.earnings_views import EarningsPage
-from darkbloom_provider.coordinator.guards import caller, known_caller
+from darkbloom_provider.coordinator.endpoints import Endpoint
+from darkbloom_provider.coordinator.guards import ANY, ANYONE, MACHINE, admitted, known_caller
 from darkbloom_provider.coordinator.queries import refuse
 from darkbloom_provider.coordinator.replies import json_reply, rfc3339, rfc3339_seconds
 from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.shapes import (
+    BOOLEAN,
+    COUNT,
+    INTEGER,
+    NUMBER,
+    TEXT,
+    TIME,
+    USD_TEXT,
+    Operation,
+    amount,
+    array,
+    one_of,
+    optional,
+    record,
+)
 from darkbloom_provider.models.catalogue import CatalogueModel
 from darkbloom_provider.protocol.money import decimal_usd, format_usd
 
 T = TypeVar("T")
 
 
-def routes(services: Services) -> list[Route]:
+_MODEL: Final = record(
+    id=TEXT,
+    s3_name=TEXT,
+    display_name=TEXT,
+    model_type=TEXT,
+    size_gb=NUMBER,
+    architecture=TEXT,
+    description=TEXT,
+    min_ram_gb=NUMBER,
+    active=BOOLEAN,
+    weight_hash=TEXT,
+)
+_TOKENS: Final = {"prompt_tokens": COUNT, "completion_tokens": COUNT}
+_EARNING: Final = record(
+    id=INTEGER,
+    account_id=TEXT,
+    provider_id=TEXT,
+    provider_key=TEXT,
+    job_id=TEXT,
+    model=TEXT,
+    amount_micro_usd=COUNT,
+    **_TOKENS,
+    created_at=TIME,
+)
+_HISTORY: Final = {
+    "earnings": array(_EARNING),
+    **amount("total"),
+    "count": COUNT,
+    "recent_count": COUNT,
+    "history_limit": COUNT,
+}
+_LIMIT: Final = {"limit": TEXT}
+"""Documented as text: a limit that makes no sense means the default."""
+_RANGE: Final = {"from": TIME, "to": TIME, "model": TEXT}
+_WINDOW: Final = {"window": one_of("24h", "1d", "7d", "30d", "all", "lifetime", "")}
+_TOTALS: Final = {"earnings_micro_usd": COUNT, "tokens": COUNT, "jobs": COUNT}
+
+
+def endpoints(services: Services) -> list[Endpoint]:
     """The money endpoints, bound to the coordinator's parts."""
     offer, earned = _Offer(services), _Earned(services)
     owned, ranks = _Owned(services), _Ranks(services)
     return [
-        Route("/v1/pricing", offer.pricing),
-        Route("/v1/models/catalog", offer.catalog),
-        Route("/v1/provider/earnings", earned.by_wallet),
-        Route("/v1/provider/node-earnings", earned.by_node),
-        Route("/v1/provider/account-earnings", earned.by_account),
-        Route("/v1/provider/earnings-series", earned.series),
-        Route("/v1/payments/balance", owned.balance),
-        Route("/v1/payments/usage", owned.usage),
-        Route("/v1/billing/wallet/balance", owned.credit),
-        Route("/v1/leaderboard", ranks.leaderboard),
-        Route("/v1/network/totals", ranks.totals),
+        Endpoint(
+            "GET",
+            "/v1/pricing",
+            offer.pricing,
+            ANYONE,
+            Operation(
+                "What each model costs, in micro-USD per 1 000 000 tokens",
+                record(
+                    prices=array(
+                        record(
+                            model=TEXT,
+                            input_price=COUNT,
+                            output_price=COUNT,
+                            input_usd=USD_TEXT,
+                            output_usd=USD_TEXT,
+                        )
+                    )
+                ),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/models/catalog",
+            offer.catalog,
+            ANYONE,
+            Operation(
+                "The models that providers may serve, smallest memory first",
+                record(models=array(_MODEL)),
+                query={"type": TEXT},
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/provider/earnings",
+            earned.by_wallet,
+            ANYONE,
+            Operation(
+                "What unlinked machines earned under a wallet address",
+                record(
+                    wallet_address=TEXT,
+                    **amount("balance"),
+                    **amount("total_earned"),
+                    total_jobs=COUNT,
+                    payouts=array(record(id=INTEGER, amount_micro_usd=COUNT, job_id=TEXT)),
+                    ledger=array(record(id=INTEGER, type=TEXT, amount_micro_usd=INTEGER)),
+                ),
+                query={"wallet": TEXT},
+                headers={"X-Provider-Wallet": TEXT},
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/provider/node-earnings",
+            earned.by_node,
+            ANYONE,
+            Operation(
+                "What one provider process earned; whose it is, only its owner learns",
+                record(provider_key=TEXT, **_HISTORY),
+                query={"provider_key": TEXT, **_LIMIT},
+                required_query=("provider_key",),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/provider/account-earnings",
+            earned.by_account,
+            MACHINE,
+            Operation(
+                "What the account's machines earned, newest first",
+                record(
+                    account_id=TEXT,
+                    **_HISTORY,
+                    **amount("available_balance"),
+                    **amount("withdrawable_balance"),
+                    filtered_count=optional(COUNT),
+                    filtered_micro_usd=optional(COUNT),
+                ),
+                query={**_LIMIT, "offset": COUNT, "provider_key": TEXT, **_RANGE},
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/provider/earnings-series",
+            earned.series,
+            MACHINE,
+            Operation(
+                "The account's earnings over time",
+                record(
+                    bucket=one_of("hour", "day"),
+                    points=array(record(start=TIME, amount_micro_usd=COUNT, jobs=COUNT, **_TOKENS)),
+                ),
+                query={"bucket": one_of("hour", "day"), **_RANGE},
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/payments/balance",
+            owned.balance,
+            MACHINE,
+            Operation(
+                "What the account holds", record(**amount("balance"), **amount("withdrawable"))
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/payments/usage",
+            owned.usage,
+            ANY,
+            Operation(
+                "What the account spent, job by job",
+                record(
+                    usage=array(
+                        record(
+                            job_id=TEXT,
+                            model=TEXT,
+                            **_TOKENS,
+                            cost_micro_usd=COUNT,
+                            timestamp=TIME,
+                        )
+                    )
+                ),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/billing/wallet/balance",
+            owned.credit,
+            ANY,
+            Operation("What the account holds", record(credit_balance_micro_usd=INTEGER)),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/leaderboard",
+            ranks.leaderboard,
+            ANYONE,
+            Operation(
+                "The accounts that earned most, under pseudonyms",
+                record(
+                    metric=TEXT,
+                    window=TEXT,
+                    entries=array(record(rank=COUNT, pseudonym=TEXT, **_TOTALS)),
+                    updated_at=TIME,
+                ),
+                query={"metric": one_of("earnings", "tokens", "jobs"), **_WINDOW, **_LIMIT},
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/network/totals",
+            ranks.totals,
+            ANYONE,
+            Operation(
+                "What all accounts earned together",
+                record(window=TEXT, **_TOTALS, active_accounts=COUNT, updated_at=TIME),
+                query=_WINDOW,
+            ),
+        ),
     ]
 
 
@@ -102,8 +301,8 @@ class _Earned(_Endpoints):
         return json_reply(
             {
                 "wallet_address": earned.address,
-                **_amount("balance", balance.balance),
-                **_amount("total_earned", earned.lifetime.micro_usd),
+                **_both("balance", balance.balance),
+                **_both("total_earned", earned.lifetime.micro_usd),
                 "total_jobs": earned.lifetime.count,
                 "payouts": _shapes(earned.payouts),
                 "ledger": _shapes(earned.ledger),
@@ -127,7 +326,7 @@ class _Earned(_Endpoints):
         )
 
     async def by_account(self, request: Request) -> Response:
-        reader = await caller(self._services, request, device_token=True)
+        reader = admitted(request)
         limit = queries.history_limit(request.query_params)
         offset = queries.offset(request.query_params)
         chosen = queries.earnings_filter(request.query_params)
@@ -143,8 +342,8 @@ class _Earned(_Endpoints):
             "account_id": reader.account_id,
             "earnings": _shapes(page.rows),
             **_history(page, limit),
-            **_amount("available_balance", balance.balance),
-            **_amount("withdrawable_balance", balance.withdrawable),
+            **_both("available_balance", balance.balance),
+            **_both("withdrawable_balance", balance.withdrawable),
         }
         if chosen.conditions():
             reply["filtered_count"] = page.filtered.count
@@ -152,7 +351,7 @@ class _Earned(_Endpoints):
         return json_reply(reply)
 
     async def series(self, request: Request) -> Response:
-        reader = await caller(self._services, request, device_token=True)
+        reader = admitted(request)
         bucket = queries.bucket(request.query_params)
         chosen = queries.earnings_filter(request.query_params)
         points = await self._read(
@@ -165,19 +364,19 @@ class _Owned(_Endpoints):
     """What the caller's account holds and spent."""
 
     async def balance(self, request: Request) -> Response:
-        reader = await caller(self._services, request, device_token=True)
+        reader = admitted(request)
         balance = await self._read(lambda c: books.balance_of(c, reader.account_id))
         return json_reply(
-            {**_amount("balance", balance.balance), **_amount("withdrawable", balance.withdrawable)}
+            {**_both("balance", balance.balance), **_both("withdrawable", balance.withdrawable)}
         )
 
     async def usage(self, request: Request) -> Response:
-        reader = await caller(self._services, request)
+        reader = admitted(request)
         rows = await self._read(lambda c: views.usage(c, reader.account_id))
         return json_reply({"usage": _shapes(rows)})
 
     async def credit(self, request: Request) -> Response:
-        reader = await caller(self._services, request)
+        reader = admitted(request)
         balance = await self._read(lambda c: books.balance_of(c, reader.account_id))
         return json_reply({"credit_balance_micro_usd": balance.balance})
 
@@ -229,14 +428,14 @@ def _shapes(rows: Sequence[_Record]) -> list[dict[str, Any]]:
 
 def _history(page: EarningsPage, limit: int) -> dict[str, Any]:
     return {
-        **_amount("total", page.lifetime.micro_usd),
+        **_both("total", page.lifetime.micro_usd),
         "count": page.lifetime.count,
         "recent_count": len(page.rows),
         "history_limit": limit,
     }
 
 
-def _amount(name: str, micro_usd: int) -> dict[str, Any]:
+def _both(name: str, micro_usd: int) -> dict[str, Any]:
     """An amount twice: as an integer, and as text for people."""
     return {f"{name}_micro_usd": micro_usd, f"{name}_usd": decimal_usd(micro_usd)}
 

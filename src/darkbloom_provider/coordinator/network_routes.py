@@ -7,15 +7,27 @@ from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from darkbloom_provider.coordinator.guards import caller
+from darkbloom_provider.coordinator.endpoints import Endpoint
+from darkbloom_provider.coordinator.guards import ANY, ANYONE
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.replies import json_reply
 from darkbloom_provider.coordinator.routing import trustworthy
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.settings import TRUST_RANK
+from darkbloom_provider.coordinator.shapes import (
+    ANYTHING,
+    BOOLEAN,
+    COUNT,
+    TEXT,
+    Operation,
+    array,
+    mapping,
+    one_of,
+    optional,
+    record,
+)
 from darkbloom_provider.protocol.attestation import AttestationBlob
 
 EXTENSIONS: Final = ("device-token-read", "device-revoke", "earnings-filter")
@@ -24,14 +36,68 @@ EXTENSIONS: Final = ("device-token-read", "device-revoke", "earnings-filter")
 _NO_BLOB: Final = AttestationBlob.model_validate({})
 
 
-def routes(services: Services, hub: Hub) -> list[Route]:
+def endpoints(services: Services, hub: Hub) -> list[Endpoint]:
     """The endpoints, bound to the coordinator's parts."""
     network = _Network(services, hub)
+    trust = one_of(*TRUST_RANK)
     return [
-        Route("/health", network.health, methods=["GET"]),
-        Route("/v1/models", network.models, methods=["GET"]),
-        Route("/v1/providers/attestation", network.attestation, methods=["GET"]),
-        Route("/v1/runtime/manifest", network.manifest, methods=["GET"]),
+        Endpoint(
+            "GET",
+            "/health",
+            network.health,
+            ANYONE,
+            Operation(
+                "Whether it runs, and how many providers are connected",
+                record(status=one_of("ok"), providers=COUNT, extensions=array(TEXT)),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/models",
+            network.models,
+            ANY,
+            Operation(
+                "The models that can be asked now",
+                record(
+                    object=one_of("list"),
+                    data=array(
+                        record(
+                            id=TEXT, object=TEXT, created=COUNT, owned_by=TEXT, metadata=ANYTHING
+                        )
+                    ),
+                ),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/providers/attestation",
+            network.attestation,
+            ANYONE,
+            Operation(
+                "What each connected provider has proved",
+                record(
+                    providers=array(record(provider_id=TEXT, trust_level=trust, status=TEXT)),
+                    apple_root_ca_url=TEXT,
+                    apple_enterprise_root_ca=TEXT,
+                    verification_instructions=TEXT,
+                ),
+            ),
+        ),
+        Endpoint(
+            "GET",
+            "/v1/runtime/manifest",
+            network.manifest,
+            ANYONE,
+            Operation(
+                "The runtimes that providers must have, if the operator lists any",
+                record(
+                    configured=BOOLEAN,
+                    python_hashes=optional(mapping(BOOLEAN)),
+                    runtime_hashes=optional(mapping(BOOLEAN)),
+                    template_hashes=optional(mapping(TEXT)),
+                ),
+            ),
+        ),
     ]
 
 
@@ -45,8 +111,7 @@ class _Network:
             {"status": "ok", "providers": len(self._hub.registry), "extensions": EXTENSIONS}
         )
 
-    async def models(self, request: Request) -> Response:
-        await caller(self._services, request)
+    async def models(self, _request: Request) -> Response:
         listed = {entry.id: entry.display_name for entry in self._services.catalogue.entries}
         serving: dict[str, list[Session]] = defaultdict(list)
         for session in self._hub.registry:

@@ -10,11 +10,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import accounts, books, ledger
+from darkbloom_provider.coordinator import accounts, api_keys, books, ledger
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.session_tokens import LIFETIME
+from darkbloom_provider.coordinator.session_tokens import LIFETIME, SESSION_ID_BYTES
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.logs import Secret
 
@@ -58,13 +58,18 @@ class Operator:
 
     def session_token(self, account_id: str, *, lifetime: timedelta = LIFETIME) -> Secret:
         """A sign-in of this account, as the console would hold it."""
-        return self.identity.sessions.issue(account_id, now=self.sources.now(), lifetime=lifetime)
+        return self.identity.sessions.issue(
+            account_id,
+            session_id=self.sources.random_hex(SESSION_ID_BYTES),
+            now=self.sources.now(),
+            lifetime=lifetime,
+        )
 
     async def create_api_key(self, account_id: str) -> Secret:
         """A new API key of a user; shown once, only its hash is kept."""
         now = self.sources.now()
         return await self.database.write(
-            lambda c: accounts.create_api_key(
+            lambda c: api_keys.create_api_key(
                 c, account_id, random_hex=self.sources.random_hex, now=now
             )
         )

@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.accounts import AuthenticationError
-from darkbloom_provider.coordinator.books import InsufficientFundsError
+from darkbloom_provider.coordinator.books import InsufficientFundsError, LedgerError
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.protocol.openai import InvalidRequestError, error_body, parse_object
 
 MAX_FORM_BYTES: Final = 64 * 1024
@@ -126,26 +126,60 @@ async def read_json(
     error_type: str = "invalid_request_error",
     limit: int = MAX_FORM_BYTES,
     seconds: float = BODY_SECONDS,
+    empty: bool = False,
 ) -> dict[str, Any]:
-    """The request's body as a JSON object.
+    """The request's body as a JSON object. With `empty`, no body at all means no fields.
 
     Raises:
         ApiError: 400 of the given type, or what `read_body` raises.
     """
     body = await read_body(request, limit=limit, seconds=seconds)
+    if empty and not body.strip():
+        return {}
     try:
         return parse_object(body)
     except InvalidRequestError as error:
         raise ApiError(error.status_code, error_type, error.what) from None
 
 
+def text_field(
+    document: Mapping[str, Any],
+    name: str,
+    *,
+    default: str | None = None,
+    error_type: str = "invalid_request_error",
+    exact: bool = False,
+) -> str:
+    """A field that holds text.
+
+    Args:
+        document: The body.
+        name: The field.
+        default: What an absent field means; without one the field must be there and not be empty.
+        error_type: The type of the error otherwise.
+        exact: Leave blanks at the ends as they are, as in a password.
+
+    Raises:
+        ApiError: 400, it is absent, empty, no text, or text that cannot be stored.
+    """
+    value = document.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str) or not (value.strip() or default is not None):
+        raise ApiError(HTTPStatus.BAD_REQUEST, error_type, f"{name} is required")
+    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ApiError(HTTPStatus.BAD_REQUEST, error_type, f"{name} is not readable text")
+    return value if exact else value.strip()
+
+
 def exception_handlers() -> dict[Any, Handler]:
     """What Starlette is given so that every failure becomes a reply of the right shape."""
     return {
         ApiError: _api_error,
-        AuthenticationError: _not_authenticated,
+        RefusalError: _refused,
         InsufficientFundsError: _no_funds,
         InvalidRequestError: _invalid,
+        LedgerError: _not_booked,
         LedgerUnavailableError: _unavailable,
         Exception: _crashed,
     }
@@ -156,13 +190,18 @@ async def _api_error(_request: Request, error: Exception) -> Response:
     return error_reply(error.status, error.type, error.message, error.headers)
 
 
-async def _not_authenticated(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, AuthenticationError)  # noqa: S101 - Starlette picks the handler by this type
-    return error_reply(error.status, error.type, error.what)
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusalError)  # noqa: S101 - Starlette picks the handler by this type
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    return error_reply(error.status, error.type, str(error), headers)
 
 
 async def _no_funds(_request: Request, error: Exception) -> Response:
     return error_reply(HTTPStatus.PAYMENT_REQUIRED, "insufficient_funds", str(error))
+
+
+async def _not_booked(_request: Request, error: Exception) -> Response:
+    return error_reply(HTTPStatus.BAD_REQUEST, "invalid_request_error", str(error))
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

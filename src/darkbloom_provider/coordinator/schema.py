@@ -61,6 +61,10 @@ def _id() -> Column[int]:
     return Column("id", _IDENTITY, primary_key=True)
 
 
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False)
+
+
 def _time(name: str, *, null: bool = False) -> Column[datetime]:
     return Column(name, Instant, nullable=null)
 
@@ -161,7 +165,20 @@ wallet_claims = Table(
     "wallet_claims", metadata, _text("address", key=True), _text("account_id"), _time("claimed_at")
 )
 
-users = Table("users", metadata, _text("account_id", key=True), _text("email"), _time("created_at"))
+users = Table(
+    "users",
+    metadata,
+    _text("account_id", key=True),
+    _text("email"),
+    _time("created_at"),
+    _text("password_hash", null=True),
+    _flag("is_admin"),
+    _amount("session_generation"),
+)
+
+ended_sessions = Table(
+    "ended_sessions", metadata, _text("session_id", key=True), _time("expires_at")
+)
 
 api_keys = Table(
     "api_keys",
@@ -170,6 +187,8 @@ api_keys = Table(
     _text("account_id"),
     _time("created_at"),
     _time("revoked_at", null=True),
+    _text("name"),
+    _text("hint"),
 )
 
 device_codes = Table(
@@ -191,4 +210,32 @@ device_tokens = Table(
     _text("label"),
     _time("created_at"),
     _time("revoked_at", null=True),
+)
+
+invites = Table(
+    "invites",
+    metadata,
+    _text("code", key=True),
+    _amount("amount"),
+    _amount("max_uses"),
+    _amount("used_count"),
+    _flag("active"),
+    _time("created_at"),
+    _time("expires_at", null=True),
+)
+
+invite_redemptions = Table(
+    "invite_redemptions",
+    metadata,
+    _text("code", key=True),
+    _text("account_id", key=True),
+    _time("redeemed_at"),
+)
+
+referrers = Table(
+    "referrers", metadata, _text("account_id", key=True), _text("code"), _time("created_at")
+)
+
+referrals = Table(
+    "referrals", metadata, _text("account_id", key=True), _text("referrer"), _time("created_at")
 )

@@ -22,6 +22,8 @@ from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.operator import Operator
+from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
@@ -128,6 +130,8 @@ def _compose(
         clock=sources.now,
         random_hex=sources.random_hex,
         new_id=sources.new_id,
+        passwords=Passwords(),
+        limiter=RateLimiter(settings.rates, monotonic=sources.monotonic, now=sources.now),
         catalogue=catalogue,
         policy=settings.policy,
         console_url=settings.console_url,

@@ -8,6 +8,8 @@ from datetime import datetime
 
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.models.catalogue import Catalogue
 
@@ -25,6 +27,8 @@ class Services:
     """So many random bytes as lower-case hex; unpredictable (`secrets.token_hex`)."""
     new_id: Callable[[], str]
     """A fresh UUID as text, for accounts."""
+    passwords: Passwords
+    limiter: RateLimiter
     catalogue: Catalogue
     policy: Policy
     console_url: str | None

@@ -1,26 +1,19 @@
 """Session tokens of people: ES256 JWTs, signed with the coordinator's own key.
 
-Format: RFC 7519 with RFC 7518's ES256 (P-256, SHA-256, the signature as r and s of 32 bytes each).
-Only what we issue is accepted: one algorithm, one issuer, one audience, and an expiry.
+Format: RFC 7519 with RFC 7518's ES256, by PyJWT. Only what we issue is accepted: one algorithm, one
+issuer, one audience, and an expiry. Whether a session has been ended is for `accounts` to look up.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+import jwt
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import (
-    decode_dss_signature,
-    encode_dss_signature,
-)
 
 from darkbloom_provider import paths
 from darkbloom_provider.errors import DarkbloomError
@@ -30,10 +23,10 @@ KEY_FILE: Final = "session-key.pem"
 ISSUER: Final = "darkbloom-coordinator"
 AUDIENCE: Final = "darkbloom-console"
 LIFETIME: Final = timedelta(hours=12)
+SESSION_ID_BYTES: Final = 16
 
-_HEADER: Final = {"alg": "ES256", "typ": "JWT"}
-_ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
-_COORDINATE_BYTES: Final = 32
+_ALGORITHM: Final = "ES256"
+_CLAIMS: Final = ("iss", "aud", "sub", "iat", "exp", "jti", "gen")
 _MAX_TOKEN_CHARACTERS: Final = 4096
 
 
@@ -43,6 +36,18 @@ class InvalidSessionError(DarkbloomError):
 
 class SigningKeyError(DarkbloomError):
     """The coordinator's key file cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a session token says."""
+
+    account_id: str
+    session_id: str
+    """Ended by itself when somebody signs out."""
+    generation: int
+    """Ended with all others of the account when this is not the account's present one."""
+    expires_at: datetime
 
 
 class SessionKeys:
@@ -86,7 +91,15 @@ class SessionKeys:
             ) from error
         return cls(private)
 
-    def issue(self, account_id: str, *, now: datetime, lifetime: timedelta = LIFETIME) -> Secret:
+    def issue(
+        self,
+        account_id: str,
+        *,
+        session_id: str,
+        now: datetime,
+        generation: int = 0,
+        lifetime: timedelta = LIFETIME,
+    ) -> Secret:
         """A token that says its bearer is this account, until `now + lifetime`."""
         claims = {
             "iss": ISSUER,
@@ -94,35 +107,42 @@ class SessionKeys:
             "sub": account_id,
             "iat": int(now.timestamp()),
             "exp": int((now + lifetime).timestamp()),
+            "jti": session_id,
+            "gen": generation,
         }
-        signed = f"{_encode(_json(_HEADER))}.{_encode(_json(claims))}"
-        r, s = decode_dss_signature(self._private.sign(signed.encode(), _ALGORITHM))
-        raw = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
-        return Secret(f"{signed}.{_encode(raw)}")
+        return Secret(jwt.encode(claims, self._private, algorithm=_ALGORITHM))
 
-    def verify(self, token: str, *, now: datetime) -> str:
-        """The account a token belongs to.
+    def verify(self, token: str, *, now: datetime) -> Session:
+        """What a token of ours says.
 
         Raises:
             InvalidSessionError: Not a token of ours, or past its expiry.
         """
-        if len(token) > _MAX_TOKEN_CHARACTERS or token.count(".") != 2:  # noqa: PLR2004 - header.claims.signature
+        if len(token) > _MAX_TOKEN_CHARACTERS:
             raise InvalidSessionError("This is not a session token")
-        signed, _, signature = token.rpartition(".")
-        header, _, claims = signed.partition(".")
-        if _object(header).get("alg") != _HEADER["alg"]:
-            raise InvalidSessionError("This session token has another algorithm")
-        raw = _decode(signature)
-        if len(raw) != 2 * _COORDINATE_BYTES:
-            raise InvalidSessionError("This session token is not signed by this coordinator")
-        r, s = (int.from_bytes(half, "big") for half in (raw[:32], raw[32:]))
         try:
-            self._public.verify(encode_dss_signature(r, s), signed.encode(), _ALGORITHM)
-        except InvalidSignature:
-            raise InvalidSessionError(
-                "This session token is not signed by this coordinator"
-            ) from None
-        return _subject(_object(claims), now)
+            claims = jwt.decode(
+                token,
+                self._public,
+                algorithms=[_ALGORITHM],
+                issuer=ISSUER,
+                audience=AUDIENCE,
+                # Expiry is checked below, by the coordinator's own clock.
+                options={"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False},
+            )
+        # Text that is no JWT at all can make the parser stumble in other ways than its own.
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise InvalidSessionError("This session token is not of this coordinator") from None
+        return _session(claims, now)
+
+
+def _session(claims: dict[str, Any], now: datetime) -> Session:
+    expires, subject, name, generation = (claims[n] for n in ("exp", "sub", "jti", "gen"))
+    if not (isinstance(expires, int) and isinstance(generation, int) and isinstance(name, str)):
+        raise InvalidSessionError("This session token is not of this coordinator")
+    if expires <= now.timestamp():
+        raise InvalidSessionError("This session has expired", next_step="sign in again")
+    return Session(str(subject), name, generation, datetime.fromtimestamp(expires, UTC))
 
 
 def _pem(private: ec.EllipticCurvePrivateKey) -> bytes:
@@ -138,39 +158,3 @@ def _read(pem: bytes) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise TypeError("not a P-256 key")
     return key
-
-
-def _subject(claims: Mapping[str, Any], now: datetime) -> str:
-    if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
-        raise InvalidSessionError("This session token was issued for something else")
-    expires, subject = claims.get("exp"), claims.get("sub")
-    if not isinstance(expires, int) or isinstance(expires, bool) or expires <= now.timestamp():
-        raise InvalidSessionError("This session has expired", next_step="sign in again")
-    if not isinstance(subject, str) or not subject:
-        raise InvalidSessionError("This session token names no account")
-    return subject
-
-
-def _json(value: Mapping[str, object]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidSessionError("This is not a session token") from None
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(_decode(text))
-    except (ValueError, RecursionError):
-        raise InvalidSessionError("This is not a session token") from None
-    if not isinstance(value, dict):
-        raise InvalidSessionError("This is not a session token")
-    return value

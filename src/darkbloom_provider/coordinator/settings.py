@@ -18,6 +18,9 @@ DEFAULT_PORT = 8080
 TrustLevel = Literal["none", "self_signed", "hardware"]
 """How sure the coordinator is that a provider is the machine it says it is."""
 
+SignUp = Literal["closed", "invite", "open"]
+"""Nobody, whoever holds an invite code, or everybody."""
+
 TRUST_RANK: dict[TrustLevel, int] = {"none": 0, "self_signed": 1, "hardware": 2}
 
 
@@ -27,12 +30,16 @@ class Policy:
 
     fee_percent: int = 0
     """The platform's share of every job, 0-100; owners get all of it by default."""
+    referral_percent: int = 20
+    """A referrer's share of the platform's fee, 1-50."""
     minimum_charge_micro_usd: int = 0
     """The least that a request costs."""
     min_trust: TrustLevel = "none"
     """Providers below this level get no work."""
     max_requests: int | None = None
     """Requests that any one provider may have at once; None follows its memory, as the network."""
+    sign_up: SignUp = "invite"
+    """Who may open an account without the operator."""
     accepted_python_hashes: frozenset[str] = frozenset()
     """SHA-256 hex of accepted interpreters. Empty: not checked."""
     accepted_runtime_hashes: frozenset[str] = frozenset()
@@ -43,6 +50,11 @@ class Policy:
             raise UsageError(
                 f"A platform fee of {self.fee_percent} % makes no sense",
                 next_step="give a whole number from 0 to 100",
+            )
+        if not 1 <= self.referral_percent <= 50:  # noqa: PLR2004 - as documented
+            raise UsageError(
+                f"A referral share of {self.referral_percent} % is out of range",
+                next_step="give a whole number from 1 to 50",
             )
         if self.max_requests is not None and self.max_requests < 1:
             raise UsageError(
@@ -93,6 +105,33 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """A token bucket: what it holds, and how fast it fills. A rate of 0 sets no limit."""
+
+    per_second: float
+    burst: int
+
+
+UNLIMITED = Rate(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often one caller may ask. The first two are the network's own figures."""
+
+    consumer: Rate = Rate(1.0, 10)
+    """Inference, by account."""
+    financial: Rate = Rate(0.2, 3)
+    """Keys, codes, deposits and withdrawals, by account."""
+    sign_in: Rate = Rate(1 / 6, 20)
+    """Sign-ins and sign-ups, by address."""
+    password: Rate = Rate(1 / 60, 10)
+    """Wrong passwords, by e-mail address, whether or not it has an account."""
+    device: Rate = Rate(1.0, 30)
+    """Steps of the device login by machines, by address."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One coordinator. Listens on loopback unless the operator has set an admin key."""
 
@@ -109,6 +148,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
+    rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         if self.admin_key is None and not is_loopback(self.host):
