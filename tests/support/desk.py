@@ -129,13 +129,14 @@ async def front_desk(
     clock = Clock()
     database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
     revoked: list[str] = []
+    ids = counted_hex("id")
     services = replace(
         Services(
             db=database,
             identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
             clock=clock,
             random_hex=counted_hex(),
-            new_id=lambda: "unused",
+            new_id=lambda: ids(16),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
             catalogue=Catalogue.builtin(),

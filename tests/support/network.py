@@ -17,6 +17,7 @@ from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.schema import jobs
 from darkbloom_provider.coordinator.server import RunningCoordinator, running_coordinator
 from darkbloom_provider.coordinator.settings import Limits, Policy, Rates, Settings, Timing
+from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 from support.desk import NO_RATES
 from support.scripted_provider import MODEL
@@ -102,6 +103,7 @@ async def network(
     limits: Limits | None = None,
     rates: Rates | None = None,
     credit: int = CREDIT,
+    admin_key: str | None = None,
 ) -> AsyncIterator[Network]:
     """A coordinator with one consumer; at the end its books are audited."""
     settings = Settings(
@@ -111,6 +113,7 @@ async def network(
         policy=policy or Policy(),
         limits=limits or Limits(),
         rates=rates or NO_RATES,
+        admin_key=None if admin_key is None else Secret(admin_key),
     )
     async with running_coordinator(settings, Catalogue.builtin()) as coordinator:
         operator = coordinator.operator
