@@ -18,8 +18,8 @@ INVITES = "/v1/admin/invite-codes"
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with front_desk(tmp_path) as desk:
+async def desk(tmp_path: Path, place: Path | str) -> AsyncIterator[Desk]:
+    async with front_desk(tmp_path, where=place) as desk:
         for name in ("ann", "ben"):
             await desk.user(name)
         yield desk

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import get_args
 
 import click
 
 from darkbloom_provider import logs
 from darkbloom_provider.cli.context import Invocation, pass_invocation
-from darkbloom_provider.coordinator import device_login
-from darkbloom_provider.coordinator.operator import Operator
+from darkbloom_provider.cli.coordinator_accounts import COMMANDS
+from darkbloom_provider.cli.coordinator_state import data_option, database_option
 from darkbloom_provider.coordinator.server import (
+    ADMIN_KEY_FILE,
     RunningCoordinator,
-    open_state,
     running_coordinator,
 )
-from darkbloom_provider.coordinator.settings import DEFAULT_PORT, Policy, Settings
-from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.coordinator.settings import (
+    DEFAULT_PORT,
+    MIN_ADMIN_KEY_CHARACTERS,
+    UNLIMITED,
+    Policy,
+    Rate,
+    Rates,
+    Settings,
+    SignUp,
+)
 from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
-from darkbloom_provider.protocol.money import format_usd, parse_usd
 
-T = TypeVar("T")
-
-data_option = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where the ledger and the keys are kept; ~/.darkbloom/coordinator by default.",
-)
-database_option = click.option(
-    "--database",
-    metavar="URL",
-    envvar="DARKBLOOM_DATABASE",
-    show_envvar=True,
-    help="The ledger, for example postgresql+psycopg://USER@HOST/NAME; a file in DIR by default.",
-)
-email_option = click.option("--email", required=True, metavar="ADDRESS", help="The user.")
+_NEW_ADMIN_KEY = "put a long random text into it, for example: openssl rand -hex 32"
 
 
 def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> frozenset[str]:
@@ -56,6 +48,10 @@ def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
 @click.group("coordinator")
 def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
+
+
+for _account_command in COMMANDS:
+    command.add_command(_account_command)
 
 
 @command.command("serve")
@@ -81,7 +77,7 @@ def command() -> None:
     "--admin-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="PATH",
-    help="File with the operator's key. Needed to listen for other machines.",
+    help="File with the operator's key; admin-key in DIR by default, which `init` makes.",
 )
 @click.option(
     "--fee",
@@ -114,6 +110,21 @@ def command() -> None:
     callback=_hashes,
     help="Take only providers with this runtime; may be repeated.",
 )
+@click.option(
+    "--sign-up",
+    type=click.Choice(get_args(SignUp)),
+    default="invite",
+    show_default=True,
+    help="Who may open an account by themselves.",
+)
+@click.option(
+    "--rate-limit",
+    type=click.FloatRange(min=0),
+    default=Rates().consumer.per_second,
+    show_default=True,
+    metavar="N",
+    help="Requests a second that each account may make; 0 sets no limit.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -128,23 +139,28 @@ def serve(
     max_requests: int | None,
     python_hashes: frozenset[str],
     runtime_hashes: frozenset[str],
+    sign_up: SignUp,
+    rate_limit: float,
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
     Its ledger is kept. A second Ctrl-C cuts it off at once; nothing is lost even then.
     """
+    directory = data or invocation.home.coordinator
     settings = Settings(
-        state_directory=data or invocation.home.coordinator,
+        state_directory=directory,
         host=host,
         port=port,
         database=database,
-        admin_key=_admin_key(admin_key_file),
+        admin_key=_admin_key(admin_key_file or _made_by_init(directory)),
         policy=Policy(
             fee_percent=fee_percent,
             max_requests=max_requests,
+            sign_up=sign_up,
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
         ),
+        rates=Rates(consumer=_rate(rate_limit)),
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)
@@ -205,112 +221,29 @@ def _announce(
         invocation.out.print(line)
 
 
-@command.command("key")
-@email_option
-@click.option("--credit", metavar="USD", help="Credit to give, for example 5 or 0.25.")
-@data_option
-@database_option
-@pass_invocation
-def key(
-    invocation: Invocation,
-    *,
-    email: str,
-    credit: str | None,
-    data: Path | None,
-    database: str | None,
-) -> None:
-    """Make an API key for a user of this network, and the user if need be.
-
-    Works while the coordinator runs. The key is shown once.
-    """
-    micro_usd = 0 if credit is None else _credit(credit)
-
-    async def make(operator: Operator) -> tuple[str, bool, Secret, int]:
-        account, new = await operator.find_or_create_user(email)
-        secret = await operator.create_api_key(account)
-        if micro_usd:
-            await operator.credit(account, micro_usd)
-        return account, new, secret, (await operator.balance(account)).balance
-
-    account, new, secret, balance = _operate(invocation, data, database, make)
-    for line in (
-        f"{'New user' if new else 'User'}: {email} (account {account})",
-        f"Balance:  {format_usd(balance)}",
-        f"API key:  {secret.reveal()}",
-        "Keep the key: it is not shown again.",
-    ):
-        invocation.out.print(line)
-
-
-@command.command("approve")
-@click.argument("user_code")
-@email_option
-@data_option
-@database_option
-@pass_invocation
-def approve(
-    invocation: Invocation,
-    *,
-    user_code: str,
-    email: str,
-    data: Path | None,
-    database: str | None,
-) -> None:
-    """Approve the code that `darkbloom login` shows on another machine.
-
-    From its next connection on, that machine earns for the user.
-    """
-
-    async def link(operator: Operator) -> bool:
-        account, new = await operator.find_or_create_user(email)
-        now = operator.sources.now()
-        await operator.database.write(
-            lambda c: device_login.approve(c, user_code, account_id=account, now=now)
-        )
-        return new
-
-    new = _operate(invocation, data, database, link)
-    invocation.out.print(
-        f"Approved: the machine now belongs to {'new ' if new else ''}user {email}."
-    )
-
-
-def _operate(
-    invocation: Invocation,
-    data: Path | None,
-    database: str | None,
-    work: Callable[[Operator], Awaitable[T]],
-) -> T:
-    settings = Settings(state_directory=data or invocation.home.coordinator, database=database)
-    sources = Sources()
-
-    async def run() -> T:
-        async with open_state(settings, sources, beside_server=True) as (opened, identity):
-            return await work(Operator(opened, identity, sources))
-
-    return asyncio.run(run())
-
-
-def _credit(text: str) -> int:
-    try:
-        micro_usd = parse_usd(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is {error}", param_hint="--credit") from None
-    if micro_usd < 0:
-        raise click.BadParameter("credit cannot be negative", param_hint="--credit")
-    return micro_usd
-
-
 def _admin_key(path: Path | None) -> Secret | None:
     if path is None:
         return None
     text = _read(path).strip()
     if not text:
+        raise UsageError(f"The admin key file {path} is empty", next_step=_NEW_ADMIN_KEY)
+    if len(text) < MIN_ADMIN_KEY_CHARACTERS:
         raise UsageError(
-            f"The admin key file {path} is empty",
-            next_step="put a long random text into it, for example: openssl rand -hex 32",
+            f"The admin key in {path} is too short to be safe",
+            why=f"it has fewer than {MIN_ADMIN_KEY_CHARACTERS} characters",
+            next_step=_NEW_ADMIN_KEY,
         )
     return Secret(text)
+
+
+def _made_by_init(directory: Path) -> Path | None:
+    file = directory / ADMIN_KEY_FILE
+    return file if file.exists() else None
+
+
+def _rate(per_second: float) -> Rate:
+    burst = max(Rates().consumer.burst, math.ceil(per_second))
+    return Rate(per_second, burst) if per_second else UNLIMITED
 
 
 def _catalogue(path: Path) -> Catalogue:

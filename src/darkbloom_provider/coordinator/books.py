@@ -85,6 +85,16 @@ def balance_of(connection: Connection, account_id: str) -> Balance:
     return NOTHING if row is None else Balance(row.balance, row.withdrawable)
 
 
+def has_entry(connection: Connection, account_id: str, reference: str) -> bool:
+    """Whether an account has an entry of a transfer with this reference."""
+    query = (
+        select(entries.c.id)
+        .join(transfers, transfers.c.id == entries.c.transfer_id)
+        .where(transfers.c.reference == reference, entries.c.account_id == account_id)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def kind_of(connection: Connection, account_id: str) -> str | None:
     """What sort of account this is; None if there is none."""
     return connection.execute(

@@ -6,14 +6,26 @@ Works on the ledger itself: used in-process by the demo and by tests, and by the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import accounts, api_keys, books, ledger
-from darkbloom_provider.coordinator.accounts import Identity
+from darkbloom_provider.coordinator import (
+    accounts,
+    api_keys,
+    books,
+    device_login,
+    invites,
+    ledger,
+    passwords,
+)
+from darkbloom_provider.coordinator.accounts import AccountError, Identity, User
+from darkbloom_provider.coordinator.api_keys import ApiKey
 from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.invites import Invite
+from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.session_tokens import LIFETIME, SESSION_ID_BYTES
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.logs import Secret
@@ -31,7 +43,7 @@ class Operator:
         """Make a local user and return their account id.
 
         Raises:
-            AccountError: The address is empty or taken.
+            AccountError: The address is none, or taken.
         """
         account_id, now = self.sources.new_id(), self.sources.now()
         user = await self.database.write(
@@ -39,22 +51,74 @@ class Operator:
         )
         return user.account_id
 
-    async def find_or_create_user(self, email: str) -> tuple[str, bool]:
-        """The account id of a user, and whether it was made just now.
+    async def find_or_make_user(self, email: str) -> tuple[User, bool]:
+        """A user, and whether they were made just now.
 
         Raises:
-            AccountError: The address is empty.
+            AccountError: The address is none.
         """
         account_id, now = self.sources.new_id(), self.sources.now()
 
-        def operation(connection: Connection) -> tuple[str, bool]:
+        def operation(connection: Connection) -> tuple[User, bool]:
             known = accounts.find_user(connection, email=email)
             if known is not None:
-                return known.account_id, False
+                return known, False
             made = accounts.create_user(connection, account_id=account_id, email=email, now=now)
-            return made.account_id, True
+            return made, True
 
         return await self.database.write(operation)
+
+    async def find_or_create_user(self, email: str) -> tuple[str, bool]:
+        """The account id of a user, and whether it was made just now. Raises as above."""
+        user, new = await self.find_or_make_user(email)
+        return user.account_id, new
+
+    async def user(self, email: str) -> User:
+        """A user who must be there.
+
+        Raises:
+            AccountError: Nobody has this address.
+        """
+        user = await self.database.read(lambda c: accounts.find_user(c, email=email))
+        if user is None:
+            raise AccountError(
+                f"Nobody here has the e-mail address {email}",
+                next_step=f"darkbloom coordinator user add {email}",
+            )
+        return user
+
+    async def users(self) -> list[User]:
+        """Everybody with an account."""
+        return await self.database.read(accounts.list_users)
+
+    async def set_admin(self, account_id: str, *, is_admin: bool) -> None:
+        """Make a user an administrator, or an ordinary one again."""
+        await self.database.write(lambda c: accounts.set_admin(c, account_id, is_admin=is_admin))
+
+    async def has_password(self, email: str) -> bool:
+        """Whether a user can sign in."""
+        record = await self.database.read(lambda c: accounts.sign_in_record(c, email))
+        return record is not None and record.password_hash is not None
+
+    async def set_password(self, email: str, password: str) -> None:
+        """Give a user a password, and end their sessions.
+
+        Raises:
+            AccountError: Nobody has this address.
+            WeakPasswordError: The password is refused.
+        """
+        user = await self.user(email)
+        hashed = await Passwords().hash(passwords.checked(password, email=user.email))
+        await self.database.write(lambda c: accounts.set_password(c, user.account_id, hashed))
+
+    async def sign_out_everywhere(self, email: str) -> None:
+        """End all sessions of a user.
+
+        Raises:
+            AccountError: Nobody has this address.
+        """
+        user = await self.user(email)
+        await self.database.write(lambda c: accounts.end_all_sessions(c, user.account_id))
 
     def session_token(self, account_id: str, *, lifetime: timedelta = LIFETIME) -> Secret:
         """A sign-in of this account, as the console would hold it."""
@@ -65,14 +129,87 @@ class Operator:
             lifetime=lifetime,
         )
 
-    async def create_api_key(self, account_id: str) -> Secret:
-        """A new API key of a user; shown once, only its hash is kept."""
+    async def create_api_key(self, account_id: str, *, name: str = "") -> Secret:
+        """A new API key of a user; shown once, only its hash is kept.
+
+        Raises:
+            AccountError: An active key of theirs has this name.
+        """
         now = self.sources.now()
         return await self.database.write(
             lambda c: api_keys.create_api_key(
-                c, account_id, random_hex=self.sources.random_hex, now=now
+                c, account_id, random_hex=self.sources.random_hex, now=now, name=name
             )
         )
+
+    async def api_keys(self, email: str) -> list[ApiKey]:
+        """The active API keys of a user.
+
+        Raises:
+            AccountError: Nobody has this address.
+        """
+        user = await self.user(email)
+        return await self.database.read(lambda c: api_keys.list_api_keys(c, user.account_id))
+
+    async def revoke_api_key(self, email: str, listed_id: str) -> bool:
+        """Revoke a key by the id it is listed under. False if it is not an active one of theirs.
+
+        Raises:
+            AccountError: Nobody has this address.
+        """
+        user, now = await self.user(email), self.sources.now()
+        return await self.database.write(
+            lambda c: api_keys.revoke_api_key_by_id(
+                c, listed_id, account_id=user.account_id, now=now
+            )
+        )
+
+    async def approve(self, user_code: str, account_id: str) -> None:
+        """Let the machine that shows a code work for an account.
+
+        Raises:
+            DeviceLoginError: The code is not known, has expired or was used.
+        """
+        now = self.sources.now()
+        await self.database.write(
+            lambda c: device_login.approve(c, user_code, account_id=account_id, now=now)
+        )
+
+    async def invite(
+        self, micro_usd: int, *, code: str, max_uses: int, expires_at: datetime | None
+    ) -> tuple[Invite, bool]:
+        """Make an invite; whether it is new. One with the same code, amount and uses is kept.
+
+        Raises:
+            InviteError: It makes no sense, or the code is taken on other terms.
+        """
+        now = self.sources.now()
+
+        def make(connection: Connection) -> tuple[Invite, bool]:
+            for known in invites.list_invites(connection):
+                same = (known.code, known.amount, known.max_uses, known.active)
+                if same == (code.strip().upper(), micro_usd, max_uses, True):
+                    return known, False
+            made = invites.create(
+                connection,
+                amount=micro_usd,
+                random_hex=self.sources.random_hex,
+                now=now,
+                code=code,
+                max_uses=max_uses,
+                expires_at=expires_at,
+            )
+            return made, True
+
+        return await self.database.write(make)
+
+    async def invites(self) -> list[Invite]:
+        """Every invite, newest first."""
+        return await self.database.read(invites.list_invites)
+
+    async def deactivate_invite(self, code: str) -> bool:
+        """Let nobody redeem a code any more. False if there is none."""
+        return await self.database.write(lambda c: invites.deactivate(c, code))
 
     async def credit(self, account_id: str, micro_usd: int) -> Balance:
         """Give an account credit that can be spent but not withdrawn; its new balance.
@@ -84,6 +221,30 @@ class Operator:
         return await self.database.write(
             lambda c: ledger.deposit(c, account_id, micro_usd, now=now, entry_type="admin_credit")
         )
+
+    async def credit_once(
+        self, account_id: str, micro_usd: int, *, reference: str, withdrawable: bool
+    ) -> bool:
+        """Give credit or a reward; with a reference only once. Whether it was given now.
+
+        Raises:
+            LedgerError: The amount is negative or out of range.
+        """
+        now = self.sources.now()
+        entry_type: Literal["admin_credit", "admin_reward"] = (
+            "admin_reward" if withdrawable else "admin_credit"
+        )
+        full = f"{entry_type}:{reference}" if reference else entry_type
+
+        def give(connection: Connection) -> bool:
+            if reference and books.has_entry(connection, account_id, full):
+                return False
+            ledger.deposit(
+                connection, account_id, micro_usd, now=now, entry_type=entry_type, reference=full
+            )
+            return True
+
+        return await self.database.write(give)
 
     async def balance(self, account_id: str) -> Balance:
         """What an account holds."""

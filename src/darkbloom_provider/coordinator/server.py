@@ -17,6 +17,7 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
+from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.database import Database
@@ -27,13 +28,14 @@ from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
-from darkbloom_provider.coordinator.settings import Settings
+from darkbloom_provider.coordinator.settings import Settings, is_loopback
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.coordinator.tab import Books
 from darkbloom_provider.errors import AlreadyRunningError, UsageError
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
 
+ADMIN_KEY_FILE: Final = "admin-key"
 DATABASE_FILE: Final = "coordinator.sqlite3"
 IDLE_CONNECTION_SECONDS: Final = 120
 _BACKLOG: Final = 128
@@ -97,18 +99,29 @@ async def running_coordinator(
 
     Raises:
         AlreadyRunningError: The port or the directory is in use.
-        UsageError: The address cannot be listened on.
+        UsageError: The address cannot be listened on, or is for other machines and there is no
+            administrator.
     """
     sources = sources or Sources()
     with _listening(settings.host, settings.port) as listener:
         async with open_state(settings, sources) as state:
             database, _ = state
+            await _administered(settings, database)
             recovered = await database.recover(now=sources.now())
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
             coordinator = _compose(settings, catalogue, sources, state, listener)
             async with _serving(coordinator, listener):
                 yield coordinator
+
+
+async def _administered(settings: Settings, database: Database) -> None:
+    if not is_loopback(settings.host) and not await database.read(accounts.has_admin):
+        raise UsageError(
+            f"Listening on {settings.host} opens the coordinator to other machines",
+            why="it has no administrator who can sign in",
+            next_step="type: darkbloom coordinator init --admin you@example.org",
+        )
 
 
 def _compose(

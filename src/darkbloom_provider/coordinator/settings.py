@@ -14,6 +14,7 @@ from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret
 
 DEFAULT_PORT = 8080
+MIN_ADMIN_KEY_CHARACTERS = 16
 
 TrustLevel = Literal["none", "self_signed", "hardware"]
 """How sure the coordinator is that a provider is the machine it says it is."""
@@ -133,7 +134,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One coordinator. Listens on loopback unless the operator has set an admin key."""
+    """One coordinator. Listens on loopback unless the operator has set an admin key.
+
+    For other machines it must also have an administrator, which its database tells when it opens.
+    """
 
     state_directory: Path
     """Holds the database and the keys; made 0700 if it does not exist."""
@@ -155,7 +159,8 @@ class Settings:
             raise UsageError(
                 f"Listening on {self.host} opens the coordinator to other machines",
                 why="without an admin key nobody could administer it safely",
-                next_step="add --admin-key-file FILE, or leave --host out to stay on loopback",
+                next_step="type: darkbloom coordinator init --admin you@example.org; or name the "
+                "key with --admin-key-file FILE; or leave --host out to stay on loopback",
             )
 
 
