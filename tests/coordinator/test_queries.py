@@ -68,7 +68,7 @@ def test_a_time_without_a_zone_is_not_stored() -> None:
 def test_sql_is_built_from_tables_and_bound_values_only() -> None:
     """Text becomes SQL in three places that never see a caller's words."""
     allowed = {"migrations.py", "postgres.py", "storage.py"}
-    for file in Path(str(coordinator.__file__)).parent.glob("*.py"):
+    for file in Path(str(coordinator.__file__)).parent.rglob("*.py"):
         called = {
             node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))

@@ -20,6 +20,9 @@ from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
+from darkbloom_provider.coordinator.payouts.rail import PayoutRail
+from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
@@ -120,23 +123,28 @@ async def front_desk(
     *,
     where: Path | str | None = None,
     rates: Rates | None = None,
+    rail: Callable[[Clock], PayoutRail] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over a fresh database, in this directory unless told `where`.
 
-    `changes` replace fields of `Services`. Nobody is limited unless `rates` say so.
+    Payouts go to the sandbox unless `rail` makes another one, and nobody is limited unless `rates`
+    say so. `changes` replace fields of `Services`.
     """
     clock = Clock()
     database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
     revoked: list[str] = []
-    ids = counted_hex("id")
+    ids = itertools.count(1)
+    chosen = rail(clock) if rail else SandboxRail(clock, base_url=BASE)
     services = replace(
         Services(
             db=database,
             identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
             clock=clock,
             random_hex=counted_hex(),
-            new_id=lambda: ids(16),
+            new_id=lambda: f"id-{next(ids)}",
+            payouts=PayoutDesk(database, chosen, clock),
+            sandbox_setup=SandboxSetup(counted_hex("setup")),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
             catalogue=Catalogue.builtin(),
@@ -153,4 +161,5 @@ async def front_desk(
         async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
             yield Desk(services, clock, client, revoked)
     finally:
+        await chosen.close()
         await database.close()

@@ -31,6 +31,8 @@ from darkbloom_provider.coordinator.middleware import (
     CorsMiddleware,
     RequestIdMiddleware,
 )
+from darkbloom_provider.coordinator.payouts import routes as payout_routes
+from darkbloom_provider.coordinator.payouts import sandbox_page
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.tab import Books
@@ -60,6 +62,8 @@ def desk_endpoints(services: Services) -> list[Endpoint]:
         *device_routes.endpoints(services),
         *gift_routes.endpoints(services),
         *money_routes.endpoints(services),
+        *payout_routes.endpoints(services),
+        *sandbox_page.endpoints(services),
         *admin_routes.endpoints(services),
     ]
 

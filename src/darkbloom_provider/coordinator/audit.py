@@ -1,13 +1,15 @@
-"""Checks that the books are right. Every rule is one query; an empty answer means all hold."""
+"""Proves that the books are right. Every rule is a query or two; no finding means it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
 
 from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator.payouts.rail import MICRO_PER_CENT
 from darkbloom_provider.coordinator.schema import (
     accounts,
     earnings,
@@ -15,24 +17,45 @@ from darkbloom_provider.coordinator.schema import (
     jobs,
     transfers,
     wallet_payouts,
+    withdrawals,
 )
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import Price
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One rule, over how many things it was checked, and each that breaks it."""
+
+    rule: str
+    subject: str
+    checked: int
+    findings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    promise: str
+    subject: Table
+    findings: Callable[[Connection], Iterator[str]]
+
+
+def report(connection: Connection) -> list[Verdict]:
+    """Check every rule, on one snapshot."""
+    return [
+        Verdict(
+            rule.promise,
+            rule.subject.name.replace("_", " "),
+            connection.execute(select(func.count()).select_from(rule.subject)).scalar_one(),
+            list(rule.findings(connection)),
+        )
+        for rule in _RULES
+    ]
+
+
 def audit(connection: Connection) -> list[str]:
     """What is wrong with the books, one sentence each, naming accounts and jobs."""
-    return [
-        *_sum_is_zero(connection),
-        *_transfers_balance(connection),
-        *_balances_follow_from_entries(connection),
-        *_withdrawable_is_within_bounds(connection),
-        *_reservations_are_held(connection),
-        *_jobs_cost_their_tokens(connection),
-        *_jobs_moved_what_they_say(connection),
-        *_jobs_are_credited_once(connection),
-        *_wallets_hold_what_is_unsettled(connection),
-    ]
+    return [finding for verdict in report(connection) for finding in verdict.findings]
 
 
 def _total(column: ColumnElement[int]) -> ColumnElement[int]:
@@ -165,3 +188,56 @@ def _wallets_hold_what_is_unsettled(connection: Connection) -> Iterator[str]:
     )
     for account in connection.execute(query).scalars():
         yield f"wallet {account} does not hold its unsettled payouts"
+
+
+def _withdrawals_are_held(connection: Connection) -> Iterator[str]:
+    cents = withdrawals.c.net - withdrawals.c.net % MICRO_PER_CENT
+    for account, amount, states in (
+        (books.WITHDRAWALS, withdrawals.c.amount, ("pending", "transferred")),
+        (books.PAID_OUT, cents, ("paid",)),
+    ):
+        listed = connection.execute(
+            select(_total(amount)).where(withdrawals.c.status.in_(states))
+        ).scalar_one()
+        held = books.balance_of(connection, account).balance
+        if listed != held:
+            yield f"withdrawals that are {' or '.join(states)} are {listed}, {account} holds {held}"
+
+
+def _withdrawals_moved_what_they_say(connection: Connection) -> Iterator[str]:
+    def moved(entry_type: str) -> ColumnElement[int]:
+        on_owner = and_(
+            transfers.c.type == entry_type, entries.c.account_id == withdrawals.c.account_id
+        )
+        return _total(case((on_owner, entries.c.amount), else_=0))
+
+    query = (
+        select(withdrawals.c.id)
+        .outerjoin(transfers, transfers.c.reference == "stripe_withdraw:" + withdrawals.c.id)
+        .outerjoin(entries, entries.c.transfer_id == transfers.c.id)
+        .group_by(withdrawals.c.id, withdrawals.c.amount, withdrawals.c.refunded)
+        .having(
+            or_(
+                moved("stripe_payout") != -withdrawals.c.amount,
+                moved("refund")
+                != case((withdrawals.c.refunded.is_(True), withdrawals.c.amount), else_=0),
+            )
+        )
+    )
+    for withdrawal in connection.execute(query).scalars():
+        yield f"withdrawal {withdrawal} did not move what it says"
+
+
+_RULES: Final = (
+    _Rule("all balances together are zero", accounts, _sum_is_zero),
+    _Rule("each transfer is two opposite entries", transfers, _transfers_balance),
+    _Rule("each balance is the sum of its entries", entries, _balances_follow_from_entries),
+    _Rule("nobody can withdraw more than they hold", accounts, _withdrawable_is_within_bounds),
+    _Rule("open reservations are set aside", jobs, _reservations_are_held),
+    _Rule("each job cost its tokens", jobs, _jobs_cost_their_tokens),
+    _Rule("each job moved what it says", jobs, _jobs_moved_what_they_say),
+    _Rule("each job was credited once", earnings, _jobs_are_credited_once),
+    _Rule("wallets hold what is unsettled", wallet_payouts, _wallets_hold_what_is_unsettled),
+    _Rule("withdrawals are on their way or paid", withdrawals, _withdrawals_are_held),
+    _Rule("each withdrawal moved what it says", withdrawals, _withdrawals_moved_what_they_say),
+)

@@ -29,7 +29,13 @@ UNCLAIMED: Final = "internal:unclaimed"
 """Holds the share of jobs served by a session with neither account nor wallet."""
 PLATFORM: Final = "platform"
 """The operator's fees."""
-INTERNAL: Final = frozenset({DEPOSITS, GRANTS, RESERVATIONS, UNCLAIMED, PLATFORM})
+WITHDRAWALS: Final = "internal:withdrawals"
+"""Holds what is on its way to a bank, fees included."""
+PAID_OUT: Final = "internal:paid_out"
+"""Where money that reached a bank went."""
+INTERNAL: Final = frozenset(
+    {DEPOSITS, GRANTS, RESERVATIONS, UNCLAIMED, PLATFORM, WITHDRAWALS, PAID_OUT}
+)
 
 
 class LedgerError(DarkbloomError):

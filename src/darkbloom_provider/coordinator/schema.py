@@ -239,3 +239,64 @@ referrers = Table(
 referrals = Table(
     "referrals", metadata, _text("account_id", key=True), _text("referrer"), _time("created_at")
 )
+
+payout_accounts = Table(
+    "payout_accounts",
+    metadata,
+    _text("account_id", key=True),
+    _text("rail", key=True),
+    _text("external_id"),
+    _text("status"),
+    _text("destination_type"),
+    _text("destination_last4"),
+    _flag("instant_eligible"),
+    _time("updated_at"),
+)
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    _text("id", key=True),
+    _text("account_id"),
+    _text("rail"),
+    _text("external_id"),
+    _text("destination_type"),
+    _text("destination_last4"),
+    _amount("amount"),
+    _amount("fee"),
+    _amount("net"),
+    _text("method"),
+    _text("status"),
+    _text("transfer_id", null=True),
+    _text("payout_id", null=True),
+    _time("arrival_at", null=True),
+    _text("failure_reason"),
+    _flag("refunded"),
+    _text("reversal"),
+    _amount("tries"),
+    _amount("payout_attempt"),
+    _time("next_step_at", null=True),
+    _time("created_at"),
+    _time("updated_at"),
+)
+
+rail_events = Table(
+    "rail_events",
+    metadata,
+    _text("rail", key=True),
+    _text("event_id", key=True),
+    _text("type"),
+    _time("received_at"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _text("account_id", key=True),
+    _text("idempotency_key", key=True),
+    _text("request_sha256"),
+    _text("resource"),
+    Column("status", BigInteger),
+    _text("reply", null=True),
+    _time("created_at"),
+)

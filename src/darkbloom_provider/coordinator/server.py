@@ -24,6 +24,9 @@ from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
+from darkbloom_provider.coordinator.payouts.rail import PayoutRail
+from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
@@ -133,12 +136,16 @@ def _compose(
 ) -> RunningCoordinator:
     database, identity = state
     hub = Hub(settings, sources)
+    host, port = listener.getsockname()[:2]
+    base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def unlink(token_sha256: str) -> None:
         hub.registry.unlink(token_sha256)
 
     services = Services(
         db=database,
+        payouts=_payout_desk(settings, database, sources, base_url),
+        sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
         clock=sources.now,
         random_hex=sources.random_hex,
@@ -151,8 +158,6 @@ def _compose(
         connected_providers=lambda: len(hub.registry),
         on_token_revoked=unlink,
     )
-    host, port = listener.getsockname()[:2]
-    base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     return RunningCoordinator(
         settings=settings,
         base_url=base_url,
@@ -161,6 +166,29 @@ def _compose(
         hub=hub,
         operator=Operator(database, identity, sources),
     )
+
+
+def _payout_desk(
+    settings: Settings, database: Database, sources: Sources, base_url: str
+) -> PayoutDesk | None:
+    chosen = settings.payouts
+    if chosen.rail == "sandbox":
+        base = settings.console_url or base_url
+        rail: PayoutRail = SandboxRail(sources.now, base_url=base, delay=chosen.sandbox_delay)
+    elif chosen.rail == "stripe" and chosen.stripe_secret_key is not None:
+        # Only here, so that nobody needs the SDK who does not use it.
+        from darkbloom_provider.coordinator.payouts.stripe_connect import (  # noqa: PLC0415
+            StripeRail,
+        )
+
+        rail = StripeRail(
+            chosen.stripe_secret_key,
+            chosen.stripe_webhook_secret,
+            api_base=chosen.stripe_api_base,
+        )
+    else:
+        return None
+    return PayoutDesk(database, rail, sources.now)
 
 
 @contextlib.asynccontextmanager
@@ -189,7 +217,9 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
     # Kept aside, so that the caller sees its own error and not a group around it.
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as tasks:
-        eviction = tasks.create_task(hub.evict_forever())
+        background = [tasks.create_task(hub.evict_forever())]
+        if services.payouts is not None:
+            background.append(tasks.create_task(services.payouts.run_forever()))
         serving = tasks.create_task(server.serve([listener]))
         try:
             await server.listening.wait()
@@ -200,8 +230,11 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             await hub.stop()
             server.stop()
             await serving
-            eviction.cancel()
+            for task in background:
+                task.cancel()
             await hub.settled()
+            if services.payouts is not None:
+                await services.payouts.rail.close()
     if failure is not None:
         raise failure
 

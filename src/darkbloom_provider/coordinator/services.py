@@ -9,6 +9,8 @@ from datetime import datetime
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.passwords import Passwords
+from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
+from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.models.catalogue import Catalogue
@@ -31,6 +33,9 @@ class Services:
     limiter: RateLimiter
     catalogue: Catalogue
     policy: Policy
+    payouts: PayoutDesk | None
+    """Takes withdrawals to the bank; None if this coordinator pays nobody out."""
+    sandbox_setup: SandboxSetup
     console_url: str | None
     """Where people approve a machine. Absent: the address the request came to."""
     connected_providers: Callable[[], int]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -133,6 +134,28 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Payouts:
+    """How withdrawals leave the coordinator."""
+
+    rail: Literal["sandbox", "stripe", "off"] = "sandbox"
+    """`sandbox` moves no money and says so everywhere."""
+    sandbox_delay: timedelta = timedelta(hours=24)
+    stripe_secret_key: Secret | None = None
+    stripe_webhook_secret: Secret | None = None
+    """Of the endpoint that hears Connect events."""
+    stripe_api_base: str | None = None
+    """Instead of Stripe's own, for tests."""
+
+    def __post_init__(self) -> None:
+        if self.rail == "stripe" and self.stripe_secret_key is None:
+            raise UsageError(
+                "Payouts through Stripe need its secret key",
+                why="none is in the environment, in the data directory or in the keyring",
+                next_step="set DARKBLOOM_STRIPE_SECRET_KEY, or leave --payouts at sandbox",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One coordinator. Listens on loopback unless the operator has set an admin key.
 
@@ -150,6 +173,7 @@ class Settings:
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
     policy: Policy = field(default_factory=Policy)
+    payouts: Payouts = field(default_factory=Payouts)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
     rates: Rates = field(default_factory=Rates)

@@ -1,0 +1,1 @@
+"""Money on its way out: onboarding, withdrawals, and the rails that carry them to a bank."""
