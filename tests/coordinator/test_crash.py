@@ -14,6 +14,7 @@ from darkbloom_provider.coordinator import books, ledger
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.books import Balance
 from support.books import CONSUMER, NOON, OWNER, Shop, opened
+from support.kill_runs import kill_at_failpoints
 
 VICTIM = """
 import asyncio, os, signal, sys
@@ -70,3 +71,8 @@ async def test_a_kill_inside_a_transaction_leaves_clean_books(tmp_path: Path, ac
         # A late completion of a refunded request moves nothing.
         late = await db.write(lambda c: Shop(c).settle("open", 120, 380))
         assert not late.applied
+
+
+def test_a_kill_at_a_failpoint_leaves_the_books_right(tmp_path: Path, place: Path | str) -> None:
+    """A slice of `chaos/test_money_chaos`, which kills at every failpoint."""
+    assert kill_at_failpoints(tmp_path, place, step=101).runs >= 6
