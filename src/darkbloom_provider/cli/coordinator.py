@@ -6,15 +6,17 @@ import asyncio
 import math
 import re
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
 import click
 
 from darkbloom_provider import logs
+from darkbloom_provider.cli import coordinator_accounts, coordinator_ledger
 from darkbloom_provider.cli.context import Invocation, pass_invocation
-from darkbloom_provider.cli.coordinator_accounts import COMMANDS
 from darkbloom_provider.cli.coordinator_state import data_option, database_option
+from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
 from darkbloom_provider.coordinator.server import (
     ADMIN_KEY_FILE,
     RunningCoordinator,
@@ -24,7 +26,9 @@ from darkbloom_provider.coordinator.settings import (
     DEFAULT_PORT,
     MIN_ADMIN_KEY_CHARACTERS,
     UNLIMITED,
+    Payouts,
     Policy,
+    RailName,
     Rate,
     Rates,
     Settings,
@@ -50,8 +54,8 @@ def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
 
 
-for _account_command in COMMANDS:
-    command.add_command(_account_command)
+for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
+    command.add_command(_command)
 
 
 @command.command("serve")
@@ -125,6 +129,21 @@ for _account_command in COMMANDS:
     metavar="N",
     help="Requests a second that each account may make; 0 sets no limit.",
 )
+@click.option(
+    "--payouts",
+    type=click.Choice(get_args(RailName)),
+    default="sandbox",
+    show_default=True,
+    help="How owners are paid out. The sandbox moves no money, and says so everywhere.",
+)
+@click.option(
+    "--sandbox-delay",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="How long a sandbox payout takes.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -141,6 +160,8 @@ def serve(
     runtime_hashes: frozenset[str],
     sign_up: SignUp,
     rate_limit: float,
+    payouts: RailName,
+    sandbox_delay: float,
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
@@ -160,6 +181,7 @@ def serve(
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
         ),
+        payouts=_payouts(invocation, directory, payouts, sandbox_delay),
         rates=Rates(consumer=_rate(rate_limit)),
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
@@ -201,6 +223,21 @@ class _signals:  # noqa: N801 - reads as a verb in `with`
             # The ledger is safe against a sudden end, so the second one needs no ceremony.
             signal.signal(number, signal.SIG_DFL)
         self._stop.set()
+
+
+def _payouts(
+    invocation: Invocation, directory: Path, rail: RailName, sandbox_delay: float
+) -> Payouts:
+    delay = timedelta(hours=sandbox_delay)
+    if rail != "stripe":
+        return Payouts(rail, delay)
+    environ = invocation.environ
+    return Payouts(
+        rail,
+        delay,
+        stripe_secret("secret-key", directory=directory, environ=environ),
+        stripe_secret("webhook-secret", directory=directory, environ=environ),
+    )
 
 
 def _announce(

@@ -133,11 +133,14 @@ class Rates:
     """Steps of the device login by machines, by address."""
 
 
+RailName = Literal["sandbox", "stripe", "off"]
+
+
 @dataclass(frozen=True, slots=True)
 class Payouts:
     """How withdrawals leave the coordinator."""
 
-    rail: Literal["sandbox", "stripe", "off"] = "sandbox"
+    rail: RailName = "sandbox"
     """`sandbox` moves no money and says so everywhere."""
     sandbox_delay: timedelta = timedelta(hours=24)
     stripe_secret_key: Secret | None = None
