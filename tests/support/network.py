@@ -104,11 +104,13 @@ async def network(
     rates: Rates | None = None,
     credit: int = CREDIT,
     admin_key: str | None = None,
+    database: str | None = None,
 ) -> AsyncIterator[Network]:
     """A coordinator with one consumer; at the end its books are audited."""
     settings = Settings(
         state_directory=directory,
         port=0,
+        database=database,
         timing=timing,
         policy=policy or Policy(),
         limits=limits or Limits(),
@@ -127,8 +129,7 @@ async def network(
             timeout=20 + timing.idle,
         ) as http:
             yield Network(coordinator, http, account)
-        database = coordinator.services.db
-        assert await database.read(audit) == []
+        assert await coordinator.services.db.read(audit) == []
 
 
 def chat(content: str = "hello", **body: Any) -> dict[str, Any]:

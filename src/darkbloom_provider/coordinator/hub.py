@@ -21,6 +21,7 @@ from darkbloom_provider.coordinator.attempts import (
     provider_failure,
 )
 from darkbloom_provider.coordinator.consumer import Consumer
+from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.registry import Registry, Session
 from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
 from darkbloom_provider.coordinator.settings import Settings
@@ -58,6 +59,21 @@ class _OpenRequests:
         self.count -= 1
         if self.count == 0:
             self.none.set()
+
+
+def _unsettled(error: DarkbloomError) -> AttemptFailedError:
+    """What the consumer is told of a job that was done and could not be booked."""
+    if isinstance(error, LedgerUnavailableError):
+        return AttemptFailedError(
+            "the ledger is not available now; nothing was charged",
+            status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+            kind="server_error",
+        )
+    return AttemptFailedError(
+        "the coordinator could not settle this request",
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+        kind="internal_error",
+    )
 
 
 class Hub:
@@ -184,13 +200,7 @@ class Hub:
             await attempt.tab.settle(attempt.job_id, session.serving, message.usage)
         except DarkbloomError as error:
             _log.error("settlement_failed", job=attempt.job_id, reason=error.why or error.what)
-            attempt.end(
-                AttemptFailedError(
-                    "the coordinator could not settle this request",
-                    status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
-                    kind="internal_error",
-                )
-            )
+            attempt.end(_unsettled(error))
         else:
             session.jobs_completed += 1
             attempt.end(message)

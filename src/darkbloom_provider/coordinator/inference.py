@@ -272,7 +272,7 @@ async def _close(tab: Tab) -> None:
     try:
         await tab.refund()
     except LedgerUnavailableError as error:
-        # It stays open in the ledger and is refunded when the coordinator starts again.
+        # It stays open in the ledger and is refunded as soon as that can be written again.
         _log.error("refund_postponed", reason=error.why)
 
 

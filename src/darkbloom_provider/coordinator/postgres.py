@@ -156,6 +156,11 @@ def postgres_engine(url: URL, *, writes: bool) -> Engine:
                     "synchronous_commit=on",
                     f"lock_timeout={BUSY_TIMEOUT_MS}",
                     f"idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_MS}",
+                    # The server soon notices a coordinator's machine that vanished, and lets go of
+                    # its locks.
+                    "tcp_keepalives_idle=30",
+                    "tcp_keepalives_interval=10",
+                    "tcp_keepalives_count=3",
                 )
             ),
         },

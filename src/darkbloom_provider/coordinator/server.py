@@ -58,6 +58,7 @@ class RunningCoordinator:
     ws_url: str
     """For providers."""
     services: Services
+    books: Books
     hub: Hub
     operator: Operator
 
@@ -163,6 +164,7 @@ def _compose(
         base_url=base_url,
         ws_url=config.websocket_url(base_url),
         services=services,
+        books=Books(database, settings.policy, sources.now),
         hub=hub,
         operator=Operator(database, identity, sources),
     )
@@ -195,7 +197,7 @@ def _payout_desk(
 async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> AsyncIterator[None]:
     settings, services, hub = coordinator.settings, coordinator.services, coordinator.hub
     registrar = Registrar(services.db, services.catalogue, settings.policy, hub.sources)
-    books = Books(services.db, settings.policy, services.clock)
+    books = coordinator.books
     server = _Server(
         uvicorn.Config(
             build_app(services, hub, registrar, books),
@@ -217,7 +219,10 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
     # Kept aside, so that the caller sees its own error and not a group around it.
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(hub.evict_forever())]
+        background = [
+            tasks.create_task(hub.evict_forever()),
+            tasks.create_task(books.close_forever()),
+        ]
         if services.payouts is not None:
             background.append(tasks.create_task(services.payouts.run_forever()))
         serving = tasks.create_task(server.serve([listener]))

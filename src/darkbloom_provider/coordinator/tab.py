@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import ledger
-from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
 from darkbloom_provider.coordinator.ledger import Serving, Settlement
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.protocol.messages import Usage
 from darkbloom_provider.protocol.money import Price, cost
+
+CLOSING_INTERVAL_S: Final = 15.0
+_NO_PRICE: Final = Price(0, 0)
 
 _log = logs.get("coordinator")
 
@@ -31,6 +35,8 @@ class Books:
     database: Database
     policy: Policy
     now: Callable[[], datetime]
+    unclosed: set[str] = field(default_factory=set)
+    """Reservations that may be open in the ledger although their requests have ended."""
 
     async def reserve(
         self,
@@ -68,7 +74,37 @@ class Books:
             # It may have been written all the same; a refund of nothing is harmless.
             await tab.refund()
             raise
+        except LedgerUnavailableError:
+            # So may this one, if the answer of a server was lost.
+            self.unclosed.add(reservation_id)
+            raise
         return tab
+
+    async def close_forever(self) -> None:
+        """Refund what the ledger did not take when its request ended, and what the dead left.
+
+        Ends only by being cancelled.
+        """
+        while True:
+            await asyncio.sleep(CLOSING_INTERVAL_S)
+            try:
+                await self.close_leftovers()
+            except LedgerUnavailableError as error:
+                _log.warning("leftovers_wait_for_ledger", reason=error.why)
+
+    async def close_leftovers(self) -> int:
+        """Refund them now; how many there were.
+
+        Raises:
+            LedgerUnavailableError: Not yet.
+        """
+        refunded = await self.database.recover(now=self.now())
+        for reservation_id in list(self.unclosed):
+            await Tab(self, reservation_id, _NO_PRICE).refund()
+            refunded += 1
+        if refunded:
+            _log.warning("reservations_refunded", count=refunded)
+        return refunded
 
 
 class Tab:
@@ -134,7 +170,13 @@ class Tab:
         async with self._lock:
             if self._settlement is not None:
                 return
-            self._settlement = await self._books.database.write(operation)
+            try:
+                self._settlement = await self._books.database.write(operation)
+            except BaseException:
+                # However this ends, it may still be open.
+                self._books.unclosed.add(self._reservation_id)
+                raise
+            self._books.unclosed.discard(self._reservation_id)
             closed = self._settlement
         if closed is not None:
             _log.info(
