@@ -26,8 +26,8 @@ from darkbloom_provider.coordinator.shapes import (
     TIME,
     Operation,
     array,
+    maybe,
     one_of,
-    optional,
     record,
 )
 from darkbloom_provider.coordinator.sign_in import SignedIn
@@ -49,7 +49,7 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "Open an account. Answers the same if the address has one already; sign in next",
                 record(status=one_of("accepted")),
-                record(email=NON_EMPTY, password=NON_EMPTY, invite_code=optional(TEXT)),
+                record(email=NON_EMPTY, password=NON_EMPTY, invite_code=maybe(TEXT)),
                 status=HTTPStatus.ACCEPTED,
                 errors=(403, 404),
             ),
@@ -84,7 +84,7 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "End this session, or with `everywhere` all sessions of the account",
                 record(status=one_of("signed_out")),
-                record(everywhere=optional(BOOLEAN)),
+                record(everywhere=maybe(BOOLEAN)),
             ),
         ),
         Endpoint(
@@ -113,7 +113,7 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "Make an API key. It is shown this once",
                 record(api_key=TEXT, account_id=TEXT, id=TEXT, name=TEXT),
-                record(name=optional(TEXT)),
+                record(name=maybe(TEXT)),
             ),
         ),
         Endpoint(
@@ -124,7 +124,10 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "Revoke an API key of the account, by its text or by the id it is listed under",
                 record(status=one_of("revoked")),
-                {"type": "object", "properties": {"key": TEXT, "id": TEXT}},
+                {
+                    **record(key=maybe(TEXT), id=maybe(TEXT)),
+                    "anyOf": [{"required": ["key"]}, {"required": ["id"]}],
+                },
             ),
         ),
     ]

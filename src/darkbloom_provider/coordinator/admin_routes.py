@@ -37,6 +37,7 @@ from darkbloom_provider.coordinator.shapes import (
     USD_TEXT,
     Operation,
     array,
+    maybe,
     one_of,
     optional,
     record,
@@ -51,7 +52,7 @@ _INVITE: Final = {
     "max_uses": COUNT,
     "expires_at": optional(TIME),
 }
-_GIFT: Final = record(email=NON_EMPTY, amount_usd=NON_EMPTY, note=optional(TEXT))
+_GIFT: Final = record(email=NON_EMPTY, amount_usd=NON_EMPTY, note=maybe(TEXT))
 _USER: Final = {"ok": BOOLEAN, "account_id": TEXT, "email": TEXT, "withdrawable": BOOLEAN}
 
 
@@ -68,10 +69,10 @@ def endpoints(services: Services) -> list[Endpoint]:
                 "Make an invite code; without `code` one is drawn",
                 record(**_INVITE),
                 record(
-                    code=optional(TEXT),
+                    code=maybe(TEXT),
                     amount_usd=NUMBER,
-                    max_uses=optional(INTEGER),
-                    expires_at=optional(TIME),
+                    max_uses=maybe(INTEGER),
+                    expires_at=maybe(TIME),
                 ),
                 status=HTTPStatus.CREATED,
                 errors=(409,),
@@ -149,7 +150,8 @@ class _InviteCodes:
     async def create(self, request: Request) -> Response:
         services, now = self._services, self._services.clock()
         body = await read_json(request)
-        amount, max_uses = _number_of_usd(body), body.get("max_uses", 1)
+        amount, max_uses = _number_of_usd(body), body.get("max_uses")
+        max_uses = 1 if max_uses is None else max_uses
         if not isinstance(max_uses, int) or isinstance(max_uses, bool):
             raise refuse("max_uses must be an integer")
         code, expires_at = text_field(body, "code", default=""), _time(body)

@@ -14,8 +14,8 @@ from darkbloom_provider.coordinator.guards import ANY, USER, admitted
 from darkbloom_provider.coordinator.replies import json_reply, read_json, text_field
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.shapes import (
+    CODE,
     COUNT,
-    NON_EMPTY,
     TEXT,
     USD_TEXT,
     Operation,
@@ -25,7 +25,7 @@ from darkbloom_provider.coordinator.shapes import (
 )
 from darkbloom_provider.protocol.money import decimal_usd
 
-_CODE: Final = record(code=NON_EMPTY)
+_CODE: Final = record(code=CODE)
 _TWO_PLACES: Final = 2
 
 

@@ -23,9 +23,11 @@ from darkbloom_provider.coordinator.shapes import (
     BOOLEAN,
     COUNT,
     INTEGER,
+    NON_EMPTY,
     NUMBER,
     TEXT,
     TIME,
+    TIME_OR_EMPTY,
     USD_TEXT,
     Operation,
     amount,
@@ -73,7 +75,7 @@ _HISTORY: Final = {
 }
 _LIMIT: Final = {"limit": TEXT}
 """Documented as text: a limit that makes no sense means the default."""
-_RANGE: Final = {"from": TIME, "to": TIME, "model": TEXT}
+_RANGE: Final = {"from": TIME_OR_EMPTY, "to": TIME_OR_EMPTY, "model": TEXT}
 _WINDOW: Final = {"window": one_of("24h", "1d", "7d", "30d", "all", "lifetime", "")}
 _TOTALS: Final = {"earnings_micro_usd": COUNT, "tokens": COUNT, "jobs": COUNT}
 
@@ -141,7 +143,7 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "What one provider process earned; whose it is, only its owner learns",
                 record(provider_key=TEXT, **_HISTORY),
-                query={"provider_key": TEXT, **_LIMIT},
+                query={"provider_key": NON_EMPTY, **_LIMIT},
                 required_query=("provider_key",),
             ),
         ),

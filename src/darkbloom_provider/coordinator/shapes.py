@@ -19,7 +19,17 @@ BOOLEAN: Final[Schema] = {"type": "boolean"}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 USD_TEXT: Final[Schema] = {"type": "string", "pattern": r"^-?\$?[0-9]+(\.[0-9]+)?$"}
 """Dollars as a decimal number in a string."""
+TIME_OR_EMPTY: Final[Schema] = {
+    "type": "string",
+    "anyOf": [{"format": "date-time"}, {"maxLength": 0}],
+}
+"""A time in a query, where nothing behind the equals sign means no limit."""
 NON_EMPTY: Final[Schema] = {"type": "string", "minLength": 1}
+CODE: Final[Schema] = {
+    "type": "string",
+    "pattern": r"^\s*[A-Za-z0-9][A-Za-z0-9-]{1,18}[A-Za-z0-9]\s*$",
+}
+"""An invite or referral code, in any case."""
 ANYTHING: Final[Schema] = {}
 ERROR: Final[Schema] = {
     "type": "object",
@@ -55,6 +65,11 @@ def optional(schema: Schema) -> Schema:
 def nullable(schema: Schema) -> Schema:
     """A value or null."""
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def maybe(schema: Schema) -> Schema:
+    """A field of a body that may be absent or null."""
+    return optional(nullable(schema))
 
 
 def array(items: Schema) -> Schema:
