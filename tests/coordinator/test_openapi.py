@@ -39,7 +39,8 @@ async def ask_everything(directory: Path, *effort: str) -> None:
         assert process.returncode == 0, output
         document = (await net.http.get("/openapi.json")).json()
     operations = sum(len(methods) for methods in document["paths"].values())
-    assert f"Tested: {operations - 1}" in output, output
+    # Without the one above, and without the document itself, which schemathesis leaves out.
+    assert f"Tested: {operations - 2}" in output, output
 
 
 async def test_the_interface_is_as_its_document_says(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.shapes import (
     BOOLEAN,
     COUNT,
+    COUNT_OR_EMPTY,
     INTEGER,
     NON_EMPTY,
     NUMBER,
@@ -162,7 +163,7 @@ def endpoints(services: Services) -> list[Endpoint]:
                     filtered_count=optional(COUNT),
                     filtered_micro_usd=optional(COUNT),
                 ),
-                query={**_LIMIT, "offset": COUNT, "provider_key": TEXT, **_RANGE},
+                query={**_LIMIT, "offset": COUNT_OR_EMPTY, "provider_key": TEXT, **_RANGE},
             ),
         ),
         Endpoint(
@@ -176,7 +177,7 @@ def endpoints(services: Services) -> list[Endpoint]:
                     bucket=one_of("hour", "day"),
                     points=array(record(start=TIME, amount_micro_usd=COUNT, jobs=COUNT, **_TOKENS)),
                 ),
-                query={"bucket": one_of("hour", "day"), **_RANGE},
+                query={"bucket": one_of("hour", "day", ""), **_RANGE},
             ),
         ),
         Endpoint(
@@ -228,7 +229,7 @@ def endpoints(services: Services) -> list[Endpoint]:
                     entries=array(record(rank=COUNT, pseudonym=TEXT, **_TOTALS)),
                     updated_at=TIME,
                 ),
-                query={"metric": one_of("earnings", "tokens", "jobs"), **_WINDOW, **_LIMIT},
+                query={"metric": one_of("earnings", "tokens", "jobs", ""), **_WINDOW, **_LIMIT},
             ),
         ),
         Endpoint(

@@ -23,7 +23,8 @@ TIME_OR_EMPTY: Final[Schema] = {
     "type": "string",
     "anyOf": [{"format": "date-time"}, {"maxLength": 0}],
 }
-"""A time in a query, where nothing behind the equals sign means no limit."""
+"""In a query nothing behind the equals sign is as good as no parameter."""
+COUNT_OR_EMPTY: Final[Schema] = {"anyOf": [COUNT, {"type": "string", "maxLength": 0}]}
 NON_EMPTY: Final[Schema] = {"type": "string", "minLength": 1}
 CODE: Final[Schema] = {
     "type": "string",
