@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -14,12 +16,16 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 
-from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator import accounts, books
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.books import InsufficientFundsError
 from darkbloom_provider.coordinator.ledger import Serving, recover_open_reservations
+from darkbloom_provider.coordinator.payouts import withdrawals
+from darkbloom_provider.coordinator.payouts.rail import Method, Onboarding, Receipt
+from darkbloom_provider.coordinator.payouts.withdrawals import InsufficientWithdrawableError
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.sweep import observe_wallet, wallet_sweep
 from darkbloom_provider.protocol.money import Price
@@ -41,14 +47,26 @@ servings = st.builds(
 
 
 class Ledger(RuleBasedStateMachine):
+    """Jobs, cancels, failures, refunds, sweeps and withdrawals, on a ledger made by `fresh`."""
+
     reservations = Bundle("reservations")
+    requested = Bundle("requested")
+
+    def __init__(self, fresh: Callable[[], Path | str]) -> None:
+        super().__init__()
+        self.fresh = fresh
 
     @initialize(fee=st.integers(0, 100), minimum=st.sampled_from([0, 0, 100]))
     def open(self, fee: int, minimum: int) -> None:
-        self.directory = tempfile.TemporaryDirectory()
-        self.engine = fresh_engine(Path(self.directory.name) / "ledger.sqlite3")
+        self.engine = fresh_engine(self.fresh())
         self.connection = self.engine.connect()
         self.shop = Shop(self.connection, Policy(fee_percent=fee, minimum_charge_micro_usd=minimum))
+        for who in PEOPLE:
+            email = f"{who}@example.org"
+            accounts.create_user(self.connection, account_id=who, email=email, now=NOON)
+            withdrawals.open_payout_account(self.connection, who, "bank", f"acct_{who}", now=NOON)
+            ready = Onboarding("ready", "card", "5556", instant_eligible=True)
+            withdrawals.note_onboarding(self.connection, "bank", f"acct_{who}", ready, now=NOON)
         self.made = 0
         self.closed: dict[str, tuple[int, int]] = {}
 
@@ -100,6 +118,70 @@ class Ledger(RuleBasedStateMachine):
         )
         assert done.amount == (holds if done.verdict == "moved" else 0)
 
+    @rule(who=st.sampled_from(PEOPLE), amount=st.integers(1_000_000, 5_000_000))
+    def earn_much(self, who: str, amount: int) -> None:
+        self.shop.earn(amount, who)
+
+    @rule(
+        target=requested,
+        who=st.sampled_from(PEOPLE),
+        amount=st.integers(1_000_000, 3_000_000),
+        method=st.sampled_from(["standard", "instant"]),
+    )
+    def withdraw(self, who: str, amount: int, method: Method) -> object:
+        self.made += 1
+        before = books.balance_of(self.connection, who)
+        receiver = withdrawals.payout_account(self.connection, who, "bank")
+        assert receiver is not None
+        try:
+            row = withdrawals.request(
+                self.connection,
+                receiver,
+                withdrawal_id=f"w{self.made}",
+                rail="bank",
+                amount=amount,
+                method=method,
+                now=NOON,
+            )
+        except InsufficientWithdrawableError:
+            assert amount > before.withdrawable
+            return multiple()
+        after = books.balance_of(self.connection, who)
+        assert after.balance == before.balance - amount
+        assert after.withdrawable == before.withdrawable - amount
+        return row.id
+
+    @rule(
+        name=requested,
+        news=st.sampled_from(["transferred", "sent", "paid", "failed", "returned", "reversed"]),
+    )
+    def hear_of(self, name: str, news: str) -> None:
+        """The rail's news, in any order and any number of times."""
+        connection = self.connection
+        before = withdrawals.get(connection, name)
+        held = books.balance_of(connection, before.account_id).balance
+        match news:
+            case "transferred":
+                row = withdrawals.transferred(connection, name, f"tr_{name}", now=NOON)
+            case "sent":
+                receipt = Receipt(f"po_{name}", NOON)
+                row = withdrawals.sent(connection, name, receipt, ask_at=NOON, now=NOON)
+            case "paid":
+                row = withdrawals.paid(connection, name, now=NOON)
+            case "failed" | "returned":
+                row = withdrawals.failed(
+                    connection, name, "code: text", now=NOON, returned=news == "returned"
+                )
+            case _:
+                if before.status != "failed":
+                    return
+                row = withdrawals.reversed_(connection, name, now=NOON)
+        credited = books.balance_of(connection, row.account_id).balance - held
+        fails_now = row.status == "failed" != before.status
+        assert credited == (row.amount if fails_now else 0)
+        order = ["pending", "transferred", "paid", "failed"]
+        assert order.index(row.status) >= order.index(before.status)
+
     def note(self, name: str, settlement: object) -> None:
         """A reservation closes once, and says the same figures ever after."""
         assert settlement is not None
@@ -119,14 +201,31 @@ class Ledger(RuleBasedStateMachine):
             self.connection.rollback()
             self.connection.close()
             self.engine.dispose()
-            self.directory.cleanup()
 
 
-TestLedger = Ledger.TestCase
-TestLedger.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def run(place: Path | str, request: pytest.FixtureRequest, *, examples: int, steps: int) -> None:
+    def fresh() -> Path | str:
+        if isinstance(place, Path):
+            return place.with_name(f"{next(numbers)}.sqlite3")
+        url: str = request.getfixturevalue("postgres").fresh()
+        return url
+
+    numbers = itertools.count()
+    run_state_machine_as_test(
+        lambda: Ledger(fresh),  # type: ignore[arg-type]  # declared as a class, used as a factory
+        settings=settings(max_examples=examples, stateful_step_count=steps, derandomize=True),
+    )
+
+
+def test_whatever_happens_in_whatever_order_the_books_are_right(
+    place: Path | str, request: pytest.FixtureRequest
+) -> None:
+    run(place, request, examples=12 if isinstance(place, Path) else 3, steps=25)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3_600)
+def test_the_books_are_right_after_thousands_of_steps(
+    place: Path | str, request: pytest.FixtureRequest
+) -> None:
+    run(place, request, examples=200 if isinstance(place, Path) else 30, steps=60)
