@@ -181,6 +181,22 @@ async def test_credit_is_to_spend_and_a_reward_is_to_keep(desk: Desk) -> None:
     assert error_of(await give("credit", note="x" * 201)) == (400, "invalid_request_error")
 
 
+@pytest.mark.parametrize("what", ["credit", "reward"])
+async def test_credit_asked_for_twice_under_one_key_is_given_once(desk: Desk, what: str) -> None:
+    async def give(key: str, amount: str = "5") -> httpx.Response:
+        return await desk.client.post(
+            f"/v1/admin/{what}",
+            headers=ADMIN | {"Idempotency-Key": key},
+            json={"email": "ann@example.org", "amount_usd": amount},
+        )
+
+    first, again = await give("one"), await give("one")
+    assert (first.status_code, first.text) == (again.status_code, again.text)
+    assert error_of(await give("one", "6")) == (409, "conflict")
+    assert error_of(await give("with blanks")) == (400, "invalid_request_error")
+    assert (await give("two")).json()["balance_after"] == 10
+
+
 async def test_a_code_that_was_denied_tells_the_machine_to_stop(desk: Desk) -> None:
     code = (await desk.client.post("/v1/device/code")).json()
     ann, user_code = desk.session("ann"), code["user_code"]

@@ -11,16 +11,18 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import accounts, invites, ledger
+from darkbloom_provider.coordinator import accounts, idempotency, invites, ledger
 from darkbloom_provider.coordinator.accounts import User
 from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ADMIN
+from darkbloom_provider.coordinator.guards import ADMIN, admitted
 from darkbloom_provider.coordinator.invites import Invite
 from darkbloom_provider.coordinator.queries import refuse
 from darkbloom_provider.coordinator.replies import (
     ApiError,
     json_reply,
+    json_text,
+    read_body,
     read_json,
     rfc3339,
     text_field,
@@ -43,7 +45,11 @@ from darkbloom_provider.coordinator.shapes import (
     record,
 )
 from darkbloom_provider.protocol.money import MICRO_PER_USD, decimal_usd, parse_usd
+from darkbloom_provider.protocol.openai import parse_object
 
+Gift = Literal["admin_credit", "admin_reward"]
+
+_IDEMPOTENT: Final = {idempotency.HEADER: TEXT}
 _TWO_PLACES: Final = 2
 _MAX_NOTE_CHARACTERS: Final = 200
 _INVITE: Final = {
@@ -113,7 +119,8 @@ def endpoints(services: Services) -> list[Endpoint]:
                 "Give a user credit that can be spent and not withdrawn",
                 record(**_USER, credited_usd=NUMBER, balance_after=NUMBER),
                 _GIFT,
-                errors=(404,),
+                headers=_IDEMPOTENT,
+                errors=(404, 409),
             ),
         ),
         Endpoint(
@@ -127,7 +134,8 @@ def endpoints(services: Services) -> list[Endpoint]:
                     **_USER, rewarded_usd=NUMBER, balance_after=NUMBER, withdrawable_after=NUMBER
                 ),
                 _GIFT,
-                errors=(404,),
+                headers=_IDEMPOTENT,
+                errors=(404, 409),
             ),
         ),
         Endpoint(
@@ -196,25 +204,10 @@ class _Gifts:
         self._services = services
 
     async def credit(self, request: Request) -> Response:
-        user, amount, balance = await self._give(request, "admin_credit")
-        return json_reply(
-            {
-                **_given(user, withdrawable=False),
-                "credited_usd": _usd(amount),
-                "balance_after": _usd(balance.balance),
-            }
-        )
+        return await self._give(request, "admin_credit")
 
     async def reward(self, request: Request) -> Response:
-        user, amount, balance = await self._give(request, "admin_reward")
-        return json_reply(
-            {
-                **_given(user, withdrawable=True),
-                "rewarded_usd": _usd(amount),
-                "balance_after": _usd(balance.balance),
-                "withdrawable_after": _usd(balance.withdrawable),
-            }
-        )
+        return await self._give(request, "admin_reward")
 
     async def users(self, _request: Request) -> Response:
         users = await self._services.db.read(accounts.list_users)
@@ -227,16 +220,25 @@ class _Gifts:
             }
         )
 
-    async def _give(
-        self, request: Request, entry_type: Literal["admin_credit", "admin_reward"]
-    ) -> tuple[User, int, Balance]:
-        now, body = self._services.clock(), await read_json(request)
+    async def _give(self, request: Request, entry_type: Gift) -> Response:
+        now, raw = self._services.clock(), await read_body(request)
+        body = parse_object(raw)
+        attempt = idempotency.attempt(
+            admitted(request).account_id,
+            request.headers.get(idempotency.HEADER),
+            request.method,
+            request.url.path,
+            raw,
+        )
         email, note = text_field(body, "email"), text_field(body, "note", default="")
         amount = _text_of_usd(body)
         if len(note) > _MAX_NOTE_CHARACTERS:
             raise refuse(f"note has at most {_MAX_NOTE_CHARACTERS} characters")
 
-        def give(connection: Connection) -> tuple[User, int, Balance]:
+        def give(connection: Connection) -> str:
+            before = idempotency.earlier(connection, attempt, now=now)
+            if before is not None and before.reply is not None:
+                return before.reply
             user = accounts.find_user(connection, email=email)
             if user is None:
                 raise ApiError(HTTPStatus.NOT_FOUND, "not_found", "nobody has this e-mail address")
@@ -248,9 +250,12 @@ class _Gifts:
                 entry_type=entry_type,
                 reference=f"{entry_type}:{note}" if note else entry_type,
             )
-            return user, amount, balance
+            reply = f"{json_text(_given(user, entry_type, amount, balance))}\n"
+            idempotency.begin(connection, attempt, now=now)
+            idempotency.finish(connection, attempt, status=HTTPStatus.OK, reply=reply)
+            return reply
 
-        return await self._services.db.write(give)
+        return Response(await self._services.db.write(give), media_type="application/json")
 
 
 def _invite(invite: Invite) -> dict[str, Any]:
@@ -264,12 +269,20 @@ def _invite(invite: Invite) -> dict[str, Any]:
     return shown
 
 
-def _given(user: User, *, withdrawable: bool) -> dict[str, Any]:
-    return {
+def _given(user: User, entry_type: Gift, amount: int, balance: Balance) -> dict[str, Any]:
+    shown = {
         "ok": True,
         "account_id": user.account_id,
         "email": user.email,
-        "withdrawable": withdrawable,
+        "withdrawable": entry_type == "admin_reward",
+        "balance_after": _usd(balance.balance),
+    }
+    if entry_type == "admin_credit":
+        return {**shown, "credited_usd": _usd(amount)}
+    return {
+        **shown,
+        "rewarded_usd": _usd(amount),
+        "withdrawable_after": _usd(balance.withdrawable),
     }
 
 

@@ -29,6 +29,7 @@ from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.middleware import (
     DEFAULT_ORIGIN,
     CorsMiddleware,
+    FailureMiddleware,
     RequestIdMiddleware,
 )
 from darkbloom_provider.coordinator.payouts import routes as payout_routes
@@ -75,6 +76,7 @@ def application(declared: Iterable[Endpoint], services: Services) -> Starlette:
         middleware=[
             Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
             Middleware(CorsMiddleware, origin=services.console_url or DEFAULT_ORIGIN),
+            Middleware(FailureMiddleware),
         ],
         exception_handlers=replies.exception_handlers(),
     )

@@ -10,24 +10,28 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.coordinator.schema import idempotency_keys
-from darkbloom_provider.errors import DarkbloomError
 
 HEADER: Final = "Idempotency-Key"
 LIFETIME: Final = timedelta(hours=24)
 _ACCEPTABLE: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
-class BadIdempotencyKeyError(DarkbloomError):
+class BadIdempotencyKeyError(RefusalError):
     """The key is empty, too long, or not printable ASCII."""
 
 
-class IdempotencyConflictError(DarkbloomError):
+class IdempotencyConflictError(RefusalError):
     """The key was used for another request."""
+
+    status = HTTPStatus.CONFLICT
+    type = "conflict"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 import re
+import traceback
+from pathlib import PurePath
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from darkbloom_provider import logs
+from darkbloom_provider.coordinator import replies
+
+_PLACES: Final = 4
+_INTERNAL_ERROR: Final = 1011
+_log = logs.get("coordinator")
 
 DEFAULT_ORIGIN: Final = "https://console.darkbloom.dev"
 
@@ -46,6 +55,41 @@ class RequestIdMiddleware:
 
     def _fresh(self) -> str:
         return "".join(self._rng.choices(_ID_ALPHABET, k=_ID_LENGTH))
+
+
+class FailureMiddleware:
+    """Ends a request whose handler crashed, and logs where; never what it said.
+
+    The server would log the error's message and its chain, which may quote a prompt or a token.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:  # noqa: BLE001 - the last one who can answer
+            _log.error("handler_crashed", error=type(error).__name__, at=_places(error))
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": _INTERNAL_ERROR})
+            elif not started:
+                reply = replies.error_reply(500, "internal_error", "internal error")
+                await reply(scope, receive, send)
+
+
+def _places(error: BaseException) -> str:
+    """Where an error came from, innermost last: files and lines, without any value."""
+    frames = traceback.extract_tb(error.__traceback__)[-_PLACES:]
+    return " ".join(f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in frames)
 
 
 class CorsMiddleware:

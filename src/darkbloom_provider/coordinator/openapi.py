@@ -18,6 +18,8 @@ from darkbloom_provider.coordinator.shapes import TEXT as TEXT_SCHEMA
 
 PATH: Final = "/openapi.json"
 
+_PAGE: Final = "text/html"
+_ERROR_SHAPES: Final = {"application/json": {"$ref": "#/components/schemas/Error"}}
 _SCHEMES: Final = {
     "credential": {
         "type": "http",
@@ -70,6 +72,8 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The document."""
     paths: dict[str, dict[str, Any]] = {}
     for declared in endpoints:
+        if declared.operation.media_type == _PAGE:
+            continue
         paths.setdefault(declared.path, {})[declared.method.lower()] = _operation(declared)
     return {
         "openapi": "3.1.0",
@@ -124,10 +128,11 @@ def _responses(access: Access, operation: Operation) -> dict[str, Any]:
     if operation.reply is not None:
         good["content"] = {operation.media_type: {"schema": operation.reply}}
     responses = {str(operation.status): good}
+    error = _ERROR_SHAPES.get(operation.error_media_type, TEXT_SCHEMA)
     for status in sorted(_expected_errors(access, operation)):
         responses[str(status)] = {
             "description": _ERRORS[status],
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "content": {operation.error_media_type: {"schema": error}},
         }
     return responses
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from darkbloom_provider import logs
 from darkbloom_provider.coordinator.books import InsufficientFundsError, LedgerError
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.refusals import RefusalError
@@ -27,8 +26,6 @@ MAX_FORM_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
 
 _ESCAPES: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-_log = logs.get("coordinator")
-
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
@@ -181,7 +178,6 @@ def exception_handlers() -> dict[Any, Handler]:
         InvalidRequestError: _invalid,
         LedgerError: _not_booked,
         LedgerUnavailableError: _unavailable,
-        Exception: _crashed,
     }
 
 
@@ -214,9 +210,3 @@ async def _unavailable(_request: Request, _error: Exception) -> Response:
     message = "the ledger is not available now; nothing was charged, please try again"
     headers = {"Retry-After": "5"}
     return error_reply(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", message, headers)
-
-
-async def _crashed(_request: Request, error: Exception) -> Response:
-    # The type only: a message may quote what the consumer sent.
-    _log.error("handler_crashed", error=type(error).__name__)
-    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "internal error")

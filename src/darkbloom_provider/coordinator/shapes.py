@@ -32,6 +32,7 @@ CODE: Final[Schema] = {
 }
 """An invite or referral code, in any case."""
 ANYTHING: Final[Schema] = {}
+TEXT_OR_ABSENT: Final[Schema] = {"description": "Text; anything else is taken as absent."}
 ERROR: Final[Schema] = {
     "type": "object",
     "required": ["error"],
@@ -111,3 +112,5 @@ class Operation:
     errors: tuple[int, ...] = ()
     """Errors beyond those that follow from who may call it and from its having a body."""
     media_type: str = "application/json"
+    """Of a good answer. Pages (`text/html`) are not part of the interface, nor of its document."""
+    error_media_type: str = "application/json"

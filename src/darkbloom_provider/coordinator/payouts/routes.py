@@ -51,6 +51,7 @@ from darkbloom_provider.coordinator.shapes import (
     INTEGER,
     NUMBER,
     TEXT,
+    TEXT_OR_ABSENT,
     TIME,
     USD_TEXT,
     Operation,
@@ -111,7 +112,9 @@ def endpoints(services: Services) -> list[Endpoint]:
                 "A link, good once, to the page where payouts are set up",
                 record(url=TEXT, stripe_account_id=TEXT, status=_ONBOARDING, **_SANDBOX),
                 record(
-                    return_url=optional(TEXT), refresh_url=optional(TEXT), country=optional(TEXT)
+                    return_url=optional(TEXT_OR_ABSENT),
+                    refresh_url=optional(TEXT_OR_ABSENT),
+                    country=optional(TEXT_OR_ABSENT),
                 ),
                 errors=(502, 503),
             ),
@@ -188,6 +191,7 @@ def endpoints(services: Services) -> list[Endpoint]:
                 ANYTHING,
                 headers={"Stripe-Signature": TEXT},
                 errors=(503,),
+                error_media_type="text/plain",
             ),
         ),
     ]
