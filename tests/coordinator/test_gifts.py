@@ -10,7 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from darkbloom_provider.coordinator import books
 from darkbloom_provider.coordinator.audit import audit
+from darkbloom_provider.coordinator.ledger import Settlement
+from darkbloom_provider.coordinator.settings import Policy
+from support.books import CONSUMER, OWNER, Shop
 from support.desk import ADMIN_KEY, Desk, bearer, error_of, front_desk
 
 ADMIN = bearer(ADMIN_KEY)
@@ -151,6 +155,36 @@ async def test_a_referrer_keeps_one_code_and_an_account_is_referred_once(desk: D
     await post(desk, "ben", register, "BEN")
     info = await desk.get("/v1/referral/info", headers=desk.session("ben"))
     assert info == {"code": "BEN", "share_percent": 20, "referred_by": "ANN-1"}
+
+
+async def test_a_referrer_gets_their_share_of_the_fee_and_the_owner_loses_nothing(
+    tmp_path: Path, place: Path | str
+) -> None:
+    """The worked example of the network's money rules: 297 are 283, 12 and 2."""
+    policy = Policy(fee_percent=5)
+    async with front_desk(tmp_path, where=place, policy=policy) as desk:
+        for name in ("ann", CONSUMER, OWNER):
+            await desk.user(name)
+        await post(desk, "ann", "/v1/referral/register", "ANN")
+        await post(desk, CONSUMER, "/v1/referral/apply", "ANN")
+
+        def trade(shop: Shop) -> Settlement:
+            shop.deposit(5_000_000)
+            shop.reserve("r", 6_389)
+            return shop.settle("r", 12, 380)
+
+        settled = await desk.books(trade)
+        assert (settled.cost, settled.payout, settled.fee) == (297, 283, 14)
+        held = {
+            name: await desk.services.db.read(lambda c, name=name: books.balance_of(c, name))  # type: ignore[misc]  # mypy cannot infer a default's type
+            for name in ("ann", OWNER, books.PLATFORM)
+        }
+        assert held["ann"] == books.Balance(2, 2)
+        assert held[OWNER] == books.Balance(283, 283)
+        assert held[books.PLATFORM].balance == 12
+        stats = await desk.get("/v1/referral/stats", headers=desk.session("ann"))
+        assert (stats["total_referred"], stats["total_rewards_micro_usd"]) == (1, 2)
+        assert await desk.services.db.read(audit) == []
 
 
 async def test_credit_is_to_spend_and_a_reward_is_to_keep(desk: Desk) -> None:

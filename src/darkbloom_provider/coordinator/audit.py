@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
 
-from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator import books, referrals
 from darkbloom_provider.coordinator.payouts.rail import MICRO_PER_CENT
 from darkbloom_provider.coordinator.schema import (
     accounts,
@@ -144,7 +144,7 @@ def _jobs_moved_what_they_say(connection: Connection) -> Iterator[str]:
         .having(
             or_(
                 moved("payout") != jobs.c.payout,
-                moved("platform_fee") != jobs.c.fee,
+                moved("platform_fee") + moved(referrals.REWARD_TYPE) != jobs.c.fee,
                 moved("refund") != jobs.c.reserved - jobs.c.cost,
             )
         )

@@ -6,7 +6,6 @@ withdrawn, and both happen in one transaction.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -17,13 +16,13 @@ from sqlalchemy import Connection, Row, insert, select, update
 from darkbloom_provider.coordinator import ledger
 from darkbloom_provider.coordinator.accounts import RandomHex
 from darkbloom_provider.coordinator.books import Balance
+from darkbloom_provider.coordinator.referrals import public_code
 from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.coordinator.schema import invite_redemptions, invites
 from darkbloom_provider.protocol.money import MAX_MICRO_USD
 
 MAX_USES: Final = 1_000_000
 _DRAWN_BYTES: Final = 4
-_CODE: Final = re.compile(r"[A-Z0-9](?:[A-Z0-9-]{1,18}[A-Z0-9])", re.ASCII)
 
 
 class InviteError(RefusalError):
@@ -42,18 +41,6 @@ class Invite:
     active: bool
     created_at: datetime
     expires_at: datetime | None
-
-
-def public_code(text: str) -> str:
-    """A code that people type, as it is stored. Invites and referrers follow the same rule.
-
-    Raises:
-        ValueError: Not 3 to 20 letters, digits and inner hyphens.
-    """
-    code = text.strip().upper()
-    if _CODE.fullmatch(code) is None:
-        raise ValueError("a code is 3 to 20 letters, digits and hyphens, none at either end")
-    return code
 
 
 def create(

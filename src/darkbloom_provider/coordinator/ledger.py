@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
-from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator import books, referrals
 from darkbloom_provider.coordinator.books import (
     Balance,
     InsufficientFundsError,
@@ -77,6 +77,7 @@ class Settlement:
     refund: int
     payout: int
     fee: int
+    """What the owner did not get: the platform's part, and the referrer's if there is one."""
     beneficiary: str | None
     """The account or wallet that was credited; None if nobody was."""
     clamped: bool
@@ -308,7 +309,12 @@ def _close(
     prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in tokens)
     asked = money.cost(prompt, completion, price, minimum=policy.minimum_charge_micro_usd)
     cost = min(asked, row.reserved)
-    share = money.split(cost, fee_percent=policy.fee_percent)
+    referrer = referrals.referrer_of(connection, row.account_id)
+    share = money.split(
+        cost,
+        fee_percent=policy.fee_percent,
+        reward_percent=0 if referrer is None else policy.referral_percent,
+    )
     beneficiary = _beneficiary(connection, serving, now)
 
     connection.execute(
@@ -319,7 +325,7 @@ def _close(
             job_id=job_id,
             cost=cost,
             payout=share.payout,
-            fee=share.platform,
+            fee=share.platform + share.reward,
             beneficiary=beneficiary,
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -331,6 +337,8 @@ def _close(
     )
     _give_back(connection, row, row.reserved - cost, job_id, now)
     _pay(connection, beneficiary, share, job_id, now)
+    if referrer is not None:
+        _reward(connection, referrer, share.reward, job_id, now)
     settled = _must(connection, reservation_id)
     _record(connection, settled, serving, now)
     return _as_settlement(settled, applied=True, clamped=asked > row.reserved)
@@ -381,6 +389,19 @@ def _pay(
     )
     for movement in (payout, fee):
         books.move(connection, movement, now)
+
+
+def _reward(connection: Connection, referrer: str, amount: int, job_id: str, now: datetime) -> None:
+    """Give whoever brought the consumer their part of the fee."""
+    movement = Movement(
+        type=referrals.REWARD_TYPE,
+        reference=job_id,
+        source=books.RESERVATIONS,
+        target=referrer,
+        amount=amount,
+        target_withdrawable=amount,
+    )
+    books.move(connection, movement, now)
 
 
 def _record(connection: Connection, job: Row[Any], serving: Serving, now: datetime) -> None:

@@ -6,6 +6,7 @@ most once. The reward is a share of the platform's fee, so with a fee of 0 there
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -13,10 +14,10 @@ from typing import Final
 
 from sqlalchemy import Connection, func, insert, select
 
-from darkbloom_provider.coordinator.invites import public_code
 from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.coordinator.schema import entries, referrals, referrers, transfers
 
+_CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]{1,18}[A-Z0-9]", re.ASCII)
 REWARD_TYPE: Final = "referral_reward"
 
 
@@ -33,6 +34,18 @@ class Standing:
     code: str
     referred: int
     rewards_micro_usd: int
+
+
+def public_code(text: str) -> str:
+    """A code that people type, as it is stored. Invites and referrers follow the same rule.
+
+    Raises:
+        ValueError: Not 3 to 20 letters, digits and inner hyphens.
+    """
+    code = text.strip().upper()
+    if _CODE.fullmatch(code) is None:
+        raise ValueError("a code is 3 to 20 letters, digits and hyphens, none at either end")
+    return code
 
 
 def register(connection: Connection, code: str, *, account_id: str, now: datetime) -> str:

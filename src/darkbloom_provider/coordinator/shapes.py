@@ -32,7 +32,6 @@ CODE: Final[Schema] = {
 }
 """An invite or referral code, in any case."""
 ANYTHING: Final[Schema] = {}
-TEXT_OR_ABSENT: Final[Schema] = {"description": "Text; anything else is taken as absent."}
 ERROR: Final[Schema] = {
     "type": "object",
     "required": ["error"],
@@ -57,6 +56,15 @@ def record(**fields: Schema) -> Schema:
     required = [name for name, schema in fields.items() if _OPTIONAL not in schema]
     schema: Schema = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema
+
+
+def texts_or_nothing(*names: str) -> Schema:
+    """A body that is read as far as it makes sense: every field text, or taken as absent."""
+    field_schema = {"description": "Text; anything else is taken as absent."}
+    return {
+        "description": "An object; anything else is taken as an empty one.",
+        "properties": dict.fromkeys(names, field_schema),
+    }
 
 
 def optional(schema: Schema) -> Schema:

@@ -51,7 +51,6 @@ from darkbloom_provider.coordinator.shapes import (
     INTEGER,
     NUMBER,
     TEXT,
-    TEXT_OR_ABSENT,
     TIME,
     USD_TEXT,
     Operation,
@@ -59,6 +58,7 @@ from darkbloom_provider.coordinator.shapes import (
     one_of,
     optional,
     record,
+    texts_or_nothing,
 )
 from darkbloom_provider.protocol.money import MICRO_PER_USD, decimal_usd, parse_usd
 from darkbloom_provider.protocol.openai import InvalidRequestError, parse_object
@@ -111,11 +111,7 @@ def endpoints(services: Services) -> list[Endpoint]:
             Operation(
                 "A link, good once, to the page where payouts are set up",
                 record(url=TEXT, stripe_account_id=TEXT, status=_ONBOARDING, **_SANDBOX),
-                record(
-                    return_url=optional(TEXT_OR_ABSENT),
-                    refresh_url=optional(TEXT_OR_ABSENT),
-                    country=optional(TEXT_OR_ABSENT),
-                ),
+                texts_or_nothing("return_url", "refresh_url", "country"),
                 errors=(502, 503),
             ),
         ),
