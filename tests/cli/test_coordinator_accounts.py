@@ -54,8 +54,9 @@ def test_init_makes_what_is_missing_and_leaves_what_is_there(data: Path) -> None
     key, session_key = key_file.read_text(), (data / "session-key.pem").read_bytes()
     assert len(key) == 64
 
-    again = json_of(data, "init", "--admin", ADMIN)
-    assert (again["admin_key_made"], again["admin"]) == (False, ADMIN)
+    again = json_of(data, "init")
+    assert (again["admin_key_made"], again["admins"]) == (False, [ADMIN])
+    assert json_of(data, "init", "--admin", ADMIN) == again
     assert (key_file.read_text(), (data / "session-key.pem").read_bytes()) == (key, session_key)
     [user] = json_of(data, "user", "list")["users"]
     assert (user["email"], user["admin"]) == (ADMIN, True)

@@ -40,7 +40,7 @@ async def test_a_coordinator_killed_mid_stream_comes_back_with_its_books_right(
     """Two lives of one coordinator on one port and one directory; the provider outlives both."""
     port, data = free_port(), tmp_path / "coordinator"
     base = f"http://127.0.0.1:{port}"
-    serve = ("coordinator", "serve", "--port", str(port), "--data", str(data))
+    serve = ("coordinator", "serve", "--port", str(port), "--data", str(data), "--rate-limit", "0")
     made = darkbloom(
         *("coordinator", "key", "--data", str(data), "--email", "c@example.org"),
         *("--credit", "5"),

@@ -65,17 +65,18 @@ def init(books: Books, *, admin: str | None, password_stdin: bool) -> None:
     elif password_stdin:
         reason = "name them with --admin" if made is None else "use `coordinator user password`"
         raise UsageError("Nobody's password is to be set here", next_step=reason)
+    admins = [user.email for user in books.operate(Operator.users) if user.is_admin]
     books.show(
         {
             "directory": str(books.directory),
             "admin_key_file": str(key_file),
             "admin_key_made": new_key,
-            "admin": None if made is None else made[0].email,
+            "admins": admins,
         },
         [
             f"Directory: {books.directory}",
             f"Admin key: {key_file}{' (new)' if new_key else ''}",
-            f"Admin:     {made[0].email}" if made else "Admin:     none given; add --admin ADDRESS",
+            f"Admins:    {', '.join(admins) or 'none; add --admin ADDRESS'}",
             "Next: darkbloom coordinator serve",
         ],
     )
