@@ -265,3 +265,15 @@ async def test_an_owner_sees_their_machines_and_takes_one_off(desk: Desk) -> Non
     assert (await desk.get("/v1/me/devices", headers=ann))["devices"] == []
     refused = await desk.client.get("/v1/payments/balance", headers=machine)
     assert error_of(refused) == (401, "authentication_error")
+
+
+async def test_an_invite_redeemed_again_with_its_key_is_answered_as_at_first(desk: Desk) -> None:
+    code = (await invite(desk)).json()["code"]
+    headers = desk.session("ann") | {"Idempotency-Key": "k"}
+    replies = [
+        await desk.client.post("/v1/invite/redeem", headers=headers, json={"code": code})
+        for _ in range(2)
+    ]
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert replies[0].content == replies[1].content
+    assert error_of(await redeem(desk, "ann", code)) == (400, "invalid_request_error")

@@ -15,13 +15,14 @@ from darkbloom_provider.coordinator import accounts, idempotency, invites, ledge
 from darkbloom_provider.coordinator.accounts import User
 from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ADMIN, admitted
+from darkbloom_provider.coordinator.guards import ADMIN
 from darkbloom_provider.coordinator.invites import Invite
 from darkbloom_provider.coordinator.queries import refuse
+from darkbloom_provider.coordinator.repeatable import once
 from darkbloom_provider.coordinator.replies import (
     ApiError,
+    json_object,
     json_reply,
-    json_text,
     read_body,
     read_json,
     rfc3339,
@@ -45,7 +46,6 @@ from darkbloom_provider.coordinator.shapes import (
     record,
 )
 from darkbloom_provider.protocol.money import MICRO_PER_USD, decimal_usd, parse_usd
-from darkbloom_provider.protocol.openai import parse_object
 
 Gift = Literal["admin_credit", "admin_reward"]
 
@@ -222,23 +222,13 @@ class _Gifts:
 
     async def _give(self, request: Request, entry_type: Gift) -> Response:
         now, raw = self._services.clock(), await read_body(request)
-        body = parse_object(raw)
-        attempt = idempotency.attempt(
-            admitted(request).account_id,
-            request.headers.get(idempotency.HEADER),
-            request.method,
-            request.url.path,
-            raw,
-        )
+        body = json_object(raw)
         email, note = text_field(body, "email"), text_field(body, "note", default="")
         amount = _text_of_usd(body)
         if len(note) > _MAX_NOTE_CHARACTERS:
             raise refuse(f"note has at most {_MAX_NOTE_CHARACTERS} characters")
 
-        def give(connection: Connection) -> str:
-            before = idempotency.earlier(connection, attempt, now=now)
-            if before is not None and before.reply is not None:
-                return before.reply
+        def give(connection: Connection) -> dict[str, Any]:
             user = accounts.find_user(connection, email=email)
             if user is None:
                 raise ApiError(HTTPStatus.NOT_FOUND, "not_found", "nobody has this e-mail address")
@@ -250,12 +240,9 @@ class _Gifts:
                 entry_type=entry_type,
                 reference=f"{entry_type}:{note}" if note else entry_type,
             )
-            reply = f"{json_text(_given(user, entry_type, amount, balance))}\n"
-            idempotency.begin(connection, attempt, now=now)
-            idempotency.finish(connection, attempt, status=HTTPStatus.OK, reply=reply)
-            return reply
+            return _given(user, entry_type, amount, balance)
 
-        return Response(await self._services.db.write(give), media_type="application/json")
+        return await once(self._services, request, raw, give)
 
 
 def _invite(invite: Invite) -> dict[str, Any]:

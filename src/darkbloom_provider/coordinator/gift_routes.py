@@ -8,10 +8,17 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import books, invites, referrals
+from darkbloom_provider.coordinator import books, idempotency, invites, referrals
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANY, USER, admitted
-from darkbloom_provider.coordinator.replies import json_reply, read_json, text_field
+from darkbloom_provider.coordinator.repeatable import once
+from darkbloom_provider.coordinator.replies import (
+    json_object,
+    json_reply,
+    read_body,
+    read_json,
+    text_field,
+)
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.shapes import (
     CODE,
@@ -42,7 +49,8 @@ def endpoints(services: Services) -> list[Endpoint]:
                 "Turn an invite code into credit that can be spent and not withdrawn",
                 record(credited_usd=USD_TEXT, balance_usd=USD_TEXT),
                 _CODE,
-                errors=(404,),
+                headers={idempotency.HEADER: TEXT},
+                errors=(404, 409),
             ),
         ),
         Endpoint(
@@ -108,16 +116,17 @@ class _Gifts:
 
     async def redeem(self, request: Request) -> Response:
         account_id, now = admitted(request).account_id, self._services.clock()
-        code = text_field(await read_json(request), "code")
-        invite, balance = await self._services.db.write(
-            lambda c: invites.redeem(c, code, account_id=account_id, now=now)
-        )
-        return json_reply(
-            {
+        sent = await read_body(request)
+        code = text_field(json_object(sent), "code")
+
+        def redeem(connection: Connection) -> dict[str, str]:
+            invite, balance = invites.redeem(connection, code, account_id=account_id, now=now)
+            return {
                 "credited_usd": decimal_usd(invite.amount, _TWO_PLACES),
                 "balance_usd": decimal_usd(balance.balance),
             }
-        )
+
+        return await once(self._services, request, sent, redeem)
 
     async def register(self, request: Request) -> Response:
         now, account_id = self._services.clock(), admitted(request).account_id

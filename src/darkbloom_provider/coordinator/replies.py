@@ -131,8 +131,15 @@ async def read_json(
         ApiError: 400 of the given type, or what `read_body` raises.
     """
     body = await read_body(request, limit=limit, seconds=seconds)
-    if empty and not body.strip():
-        return {}
+    return {} if empty and not body.strip() else json_object(body, error_type=error_type)
+
+
+def json_object(body: bytes, *, error_type: str = "invalid_request_error") -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Raises:
+        ApiError: 400 of the given type.
+    """
     try:
         return parse_object(body)
     except InvalidRequestError as error:

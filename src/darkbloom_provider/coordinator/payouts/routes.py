@@ -16,10 +16,6 @@ from darkbloom_provider.coordinator import books, idempotency
 from darkbloom_provider.coordinator.accounts import Principal, User
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANYONE, USER, Access, admitted
-from darkbloom_provider.coordinator.idempotency import (
-    BadIdempotencyKeyError,
-    IdempotencyConflictError,
-)
 from darkbloom_provider.coordinator.payouts import withdrawals
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import (
@@ -35,6 +31,7 @@ from darkbloom_provider.coordinator.payouts.withdrawals import (
     Withdrawal,
 )
 from darkbloom_provider.coordinator.queries import refuse
+from darkbloom_provider.coordinator.repeatable import named
 from darkbloom_provider.coordinator.replies import (
     ApiError,
     json_reply,
@@ -300,7 +297,7 @@ class _Leaving(_Payouts):
         user = _user(admitted(request))
         body = await read_body(request)
         desk, services = self._desk(), self._services
-        attempt = _attempt(request, user.account_id, body)
+        attempt = named(request, body)
         receiver = await self._account(desk, user.account_id)
         withdrawal_id, now = services.new_id(), services.clock()
 
@@ -324,8 +321,6 @@ class _Leaving(_Payouts):
 
         try:
             begun = await services.db.write(begin)
-        except IdempotencyConflictError as conflict:
-            raise ApiError(HTTPStatus.CONFLICT, "conflict", conflict.what) from None
         except InsufficientWithdrawableError as short:
             raise ApiError(
                 HTTPStatus.BAD_REQUEST, "insufficient_withdrawable", short.what
@@ -379,19 +374,6 @@ def _mark(desk: PayoutDesk) -> dict[str, bool]:
     return {"sandbox": True} if desk.rail.sandbox else {}
 
 
-def _attempt(request: Request, account_id: str, body: bytes) -> idempotency.Attempt:
-    try:
-        return idempotency.attempt(
-            account_id,
-            request.headers.get(idempotency.HEADER),
-            request.method,
-            request.url.path,
-            body,
-        )
-    except BadIdempotencyKeyError as error:
-        raise refuse(error.what) from None
-
-
 def _lenient(body: bytes) -> dict[str, str]:
     """The texts of a body whose every field may be left out, and the body too."""
     try:
@@ -422,10 +404,10 @@ def _asked(body: bytes, receiver: PayoutAccount) -> tuple[int, Method]:
         document = parse_object(body)
     except InvalidRequestError as error:
         raise refuse(error.what) from None
-    named = document.get("method", "standard")
-    if not isinstance(named, str) or named.lower() not in _ETA:
+    word = document.get("method", "standard")
+    if not isinstance(word, str) or word.lower() not in _ETA:
         raise refuse("method must be standard or instant")
-    method: Method = "instant" if named.lower() == "instant" else "standard"
+    method: Method = "instant" if word.lower() == "instant" else "standard"
     if method == "instant" and not receiver.onboarding.instant_eligible:
         message = "instant payouts need a debit card"
         raise ApiError(HTTPStatus.BAD_REQUEST, "instant_unavailable", message)
