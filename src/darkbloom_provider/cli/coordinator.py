@@ -34,6 +34,7 @@ from darkbloom_provider.coordinator.settings import (
     Settings,
     SignUp,
 )
+from darkbloom_provider.coordinator.storage import parse_url
 from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
@@ -249,6 +250,7 @@ def _announce(
         f"Coordinator: {coordinator.base_url}",
         f"Providers:   {coordinator.ws_url}",
         f"Data:        {directory}",
+        *_unusual(coordinator.settings),
         "",
         "Next, in another terminal:",
         f"  darkbloom coordinator key --email you@example.org --credit 5{data}",
@@ -256,6 +258,22 @@ def _announce(
         "Ctrl-C stops it.",
     ):
         invocation.out.print(line)
+
+
+def _unusual(settings: Settings) -> list[str]:
+    """Where money is kept and how it leaves, for those who chose."""
+    lines = []
+    if settings.database is not None:
+        shown = parse_url(settings.database).render_as_string(hide_password=True)
+        lines.append(f"Ledger:      {shown}")
+    rail = settings.payouts.rail
+    if rail != "sandbox":
+        lines.append(f"Payouts:     {'none' if rail == 'off' else rail}")
+    if rail == "stripe" and settings.payouts.stripe_webhook_secret is None:
+        lines.append(
+            "             No webhook secret: payouts are asked about, hours later."
+        )
+    return lines
 
 
 def _admin_key(path: Path | None) -> Secret | None:
