@@ -270,9 +270,7 @@ def _unusual(settings: Settings) -> list[str]:
     if rail != "sandbox":
         lines.append(f"Payouts:     {'none' if rail == 'off' else rail}")
     if rail == "stripe" and settings.payouts.stripe_webhook_secret is None:
-        lines.append(
-            "             No webhook secret: payouts are asked about, hours later."
-        )
+        lines.append("             No webhook secret: payouts are asked about, hours later.")
     return lines
 
 

@@ -203,7 +203,7 @@ async def test_events_heard_twice_or_in_any_order_credit_back_once(bank: Bank) -
     paid = bank.api.settle(payout_id, "paid")
     failed = bank.api.settle(payout_id, "failed", "no_account")
     (transfer,) = bank.api.transfers.values()
-    reversed_ = bank.api.event("transfer.reversed", dict(transfer))
+    reversed_ = bank.api.event("transfer.reversed", transfer | {"reversed": True})
     canceled = bank.api.settle(payout_id, "canceled")
     for event in (failed, paid, failed, reversed_, paid, canceled, reversed_):
         assert await bank.hear(event) == 200
@@ -284,6 +284,21 @@ async def test_somebody_elses_payout_changes_nothing(bank: Bank) -> None:
     assert await bank.hear(bank.api.event("payout.failed", {"id": "po_x"}, account="a")) == 200
     assert await bank.hear(bank.api.event("charge.refunded", {"id": "ch_1"})) == 200
     assert (await bank.row())["status"] == "transferred"
+
+
+async def test_a_transfer_that_stripe_took_back_is_credited_once_all_of_it_is(bank: Bank) -> None:
+    await bank.withdraw()
+    (transfer,) = bank.api.transfers.values()
+    part = transfer | {"reversed": False, "amount_reversed": 1}
+    assert await bank.hear(bank.api.event("transfer.reversed", part)) == 200
+    assert (await bank.row())["status"] == "transferred"
+    whole = transfer | {"reversed": True}
+    assert await bank.hear(bank.api.event("transfer.reversed", whole)) == 200
+    row = await bank.row()
+    assert (row["status"], row["failure_reason"]) == ("failed", "transfer_reversed")
+    assert await bank.holds() == EARNED
+    await bank.later()
+    assert bank.api.reversals == []
 
 
 async def test_an_updated_account_is_remembered(bank: Bank) -> None:

@@ -132,8 +132,11 @@ class PayoutDesk:
 
     async def _ask(self, row: Withdrawal) -> Withdrawal:
         receipt, now = row.receipt, self._now()
-        if receipt is None or now < receipt.arrival_at + self.rail.patience:
+        if receipt is None:
             return row
+        ask_at = receipt.arrival_at + self.rail.patience
+        if now < ask_at:
+            return await self._note(lambda c: withdrawals.postpone(c, row.id, ask_at, now=now))
         report = await self.rail.report(row.order, receipt)
         if report.state == "paid":
             return await self._note(lambda c: withdrawals.paid(c, row.id, now=now))

@@ -330,7 +330,7 @@ def _event(document: dict[str, Any]) -> RailEvent:
                 payout_id=str(subject.get("id", "")),
                 report=_report(reported),
             )
-        case "transfer.reversed":
+        case "transfer.reversed" if subject.get("reversed"):  # All of it, not a part.
             return RailEvent(
                 event_id,
                 kind,
