@@ -18,7 +18,11 @@ from starlette.routing import Route
 
 from darkbloom_provider.coordinator import replies
 from darkbloom_provider.coordinator.books import InsufficientFundsError
-from darkbloom_provider.coordinator.middleware import CorsMiddleware, RequestIdMiddleware
+from darkbloom_provider.coordinator.middleware import (
+    CorsMiddleware,
+    FailureMiddleware,
+    RequestIdMiddleware,
+)
 from darkbloom_provider.protocol.openai import InvalidRequestError
 from support.desk import error_of
 
@@ -51,6 +55,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         middleware=[
             Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
             Middleware(CorsMiddleware, origin="https://console.example"),
+            Middleware(FailureMiddleware),
         ],
         exception_handlers=replies.exception_handlers(),
     )
