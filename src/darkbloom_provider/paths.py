@@ -48,6 +48,11 @@ class Home:
         return self.root / "provider.pid"
 
     @property
+    def daemon_state(self) -> Path:
+        """What the daemon does, for programs that read a file (see `daemon.state_file`)."""
+        return self.root / "daemon-state.json"
+
+    @property
     def log_file(self) -> Path:
         """The daemon's log when launchd or systemd runs it."""
         return self.root / "provider.log"
