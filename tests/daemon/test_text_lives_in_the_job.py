@@ -6,14 +6,11 @@ collector knows is searched.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import CoroutineType, FrameType
 from typing import Any
@@ -22,32 +19,16 @@ import pytest
 
 from darkbloom_provider import logs
 from darkbloom_provider.daemon import answers, jobs
-from darkbloom_provider.daemon.answers import Answers
-from darkbloom_provider.daemon.books import opened
-from darkbloom_provider.daemon.jobs import JobRunner
-from darkbloom_provider.daemon.tally import Tally
-from darkbloom_provider.daemon.terms import Offer, Terms
-from darkbloom_provider.earnings.journal import Journal
-from darkbloom_provider.engine.engine import Engine
 from darkbloom_provider.engine.requests import Delta, GenerationRequest
-from darkbloom_provider.link.connection import Connection
-from darkbloom_provider.link.session import Timings
-from darkbloom_provider.link.socket import SocketLimits
-from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
     Cancel,
     InferenceComplete,
     InferenceError,
-    InferenceRequest,
     InferenceResponseChunk,
 )
-from darkbloom_provider.protocol.money import DEFAULT_PRICE
 from darkbloom_provider.protocol.requests.request import TextRequest
-from support.daemon_parts import MODEL, NOW
-from support.link_rig import Facts
-from support.manual_time import settle
-from support.piped_socket import PipedSocket
-from support.processes import until
+from support.daemon_parts import MODEL
+from support.served_line import served_line
 
 OF_A_JOB = (jobs._Job, answers.Answering, TextRequest, GenerationRequest, Delta)
 """What carries text while a request is served."""
@@ -100,44 +81,6 @@ def alive() -> list[str]:
     return [type(held).__name__ for held in gc.get_objects() if isinstance(held, OF_A_JOB)]
 
 
-@dataclass
-class Daemon:
-    """A daemon without its supervisor, and the coordinator's end of its line."""
-
-    socket: PipedSocket
-    runner: JobRunner
-    channel: Channel
-
-    def ask(self, request_id: str, request: bytes) -> None:
-        box = self.channel.payload(request)
-        self.socket.say(InferenceRequest(request_id=request_id, encrypted_body=box))
-
-    async def until_sent(self, request_id: str, kind: type) -> None:
-        def sent() -> bool:
-            return any(
-                isinstance(m, kind) and getattr(m, "request_id", None) == request_id
-                for m in self.socket.sent
-            )
-
-        await until(sent, f"{kind.__name__} of {request_id}")
-
-    async def ended(self, request_id: str, kind: type) -> None:
-        await self.until_sent(request_id, kind)
-        await self.idle()
-
-    async def idle(self) -> None:
-        await until(lambda: self.runner.counts().in_flight == 0, "the job to be over")
-        await settle()
-
-    def chunks(self) -> list[str]:
-        """What the chunks held."""
-        return [
-            self.channel.open(message.encrypted_data.ciphertext).decode()
-            for message in self.socket.sent
-            if isinstance(message, InferenceResponseChunk) and message.encrypted_data is not None
-        ]
-
-
 @pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
     """All that is logged at debug level, by us and by every library."""
@@ -156,50 +99,10 @@ def everything_logged() -> Iterator[io.StringIO]:
         logs.configure()
 
 
-@asynccontextmanager
-async def daemon(model: Path, root: Path) -> AsyncIterator[Daemon]:
-    keys, session, tally = KeyPair.generate(), KeyPair.generate(), Tally()
-    terms = Terms(
-        key_pair=keys, price=lambda _: DEFAULT_PRICE, linked=lambda: True, now=lambda: NOW
-    )
-    socket = PipedSocket()
-    async with Engine() as engine, asyncio.TaskGroup() as tasks:
-        await engine.load(MODEL, model)
-
-        async def prepare(_model: str) -> None:
-            """It is loaded."""
-
-        offer = Offer(models=lambda: (MODEL,), prepare=prepare)
-        reader = Answers(engine, offer, tally, tasks, terms.now)
-        async with opened(
-            lambda: Journal.open(root / "journal.sqlite3"),
-            tasks,
-            provider_key=keys.public_text,
-            now=NOW,
-        ) as books:
-            runner = JobRunner(reader, books, terms, tally, tasks)
-            connection = Connection(
-                socket,  # type: ignore[arg-type]  # what a connection needs of a socket
-                facts=Facts(),
-                jobs=runner,
-                clock=lambda: 0.0,
-                sleep=asyncio.sleep,
-                timings=Timings(),
-                limits=SocketLimits(),
-                changed=lambda: None,
-            )
-            holding = tasks.create_task(connection.hold())
-            try:
-                yield Daemon(socket, runner, Channel(session, keys.public_text))
-            finally:
-                socket.hang_up()
-                await holding
-
-
 async def test_nothing_of_a_request_is_left_in_memory_log_or_journal_when_it_is_over(
     tiny_model: Path, tmp_path: Path, everything_logged: io.StringIO
 ) -> None:
-    async with daemon(tiny_model, tmp_path) as d:
+    async with served_line(tiny_model, tmp_path) as d:
         d.ask("whole", body(max_tokens=40))
         await d.ended("whole", InferenceComplete)
         d.ask("streamed", body(max_tokens=40, stream=True))

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkbloom_provider.link.connection import Connection
-from darkbloom_provider.link.failure import LinkDownError, SocketClosed
+from darkbloom_provider.link.failure import Failure, SocketClosed
 from darkbloom_provider.link.session import Timings
 from darkbloom_provider.link.socket import SocketLimits
 from darkbloom_provider.protocol import codec
 from support.link_rig import Facts, Jobs
 from support.manual_time import ManualTime, settle
+from support.piped_socket import PipedSocket
 from support.recordings import recording
 
 GOLDEN = [json.loads(line["wire"]) for line in recording("messages")]
@@ -64,27 +65,6 @@ def frames(draw: st.DrawFn) -> bytes:
     return text[:at] + draw(st.binary(max_size=4)) + text[at + draw(st.integers(0, 3)) :]
 
 
-class FedSocket:
-    """Hands over frames, then hangs up. What is sent is checked to be what a coordinator reads."""
-
-    def __init__(self, frames: list[bytes]) -> None:
-        self._frames = iter(frames)
-        self.sent: list[str] = []
-
-    async def receive(self) -> bytes:
-        frame = next(self._frames, None)
-        if frame is None:
-            await settle()
-            raise LinkDownError(SocketClosed(1000))
-        return frame
-
-    async def send(self, text: str) -> None:
-        self.sent.append(codec.decode_from_provider(text).type)
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
 def outcome(frame: bytes) -> str:
     """What the codec makes of a frame."""
     try:
@@ -97,9 +77,9 @@ def outcome(frame: bytes) -> str:
 @given(st.lists(frames(), min_size=FRAMES, max_size=FRAMES))
 def test_no_frame_of_a_coordinator_ends_the_session_or_goes_unanswered(odd: list[bytes]) -> None:
     outcomes = Counter(outcome(frame) for frame in odd)
-    socket, jobs, time = FedSocket(odd), Jobs(), ManualTime()
+    socket, jobs, time = PipedSocket(), Jobs(), ManualTime()
 
-    async def hold() -> Any:
+    async def hold() -> Failure | None:
         connection = Connection(
             socket,  # type: ignore[arg-type]  # what a connection needs of a socket
             facts=Facts(),
@@ -107,12 +87,18 @@ def test_no_frame_of_a_coordinator_ends_the_session_or_goes_unanswered(odd: list
             clock=time.clock,
             sleep=time.sleep,
             timings=Timings(),
-            limits=SocketLimits(close_timeout_s=5),
+            limits=SocketLimits(),
             changed=lambda: None,
         )
-        return await connection.hold()
+        holding = asyncio.create_task(connection.hold())
+        for frame in odd:
+            socket.say(frame)
+        await settle()
+        socket.hang_up()
+        return await holding
 
     assert asyncio.run(hold()) == SocketClosed(1000)
-    assert socket.sent.count("register") == 1
-    assert socket.sent.count("attestation_response") == outcomes["attestation_challenge"]
+    sent = Counter(message.type for message in socket.sent)
+    assert sent["register"] == 1
+    assert sent["attestation_response"] == outcomes["attestation_challenge"]
     assert jobs.started.qsize() <= outcomes["inference_request"]
