@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from darkbloom_provider.control.client import DaemonClient
+from darkbloom_provider.doctor import own
+from darkbloom_provider.doctor.finding import Verdict
+from darkbloom_provider.doctor.place import Place
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
     AttestationChallenge,
@@ -20,7 +23,7 @@ from darkbloom_provider.protocol.messages import (
     RuntimeMismatch,
     RuntimeStatus,
 )
-from support.processes import darkbloom, running, until
+from support.processes import darkbloom, environment, running, until
 from support.provider_home import MODEL, provider_home
 from support.scripted_coordinator import scripted_coordinator
 
@@ -90,6 +93,12 @@ async def test_a_runtime_that_is_not_listed_is_shown_wherever_the_owner_looks(
             assert "not listed: runtime" in shown
             assert "Next: update darkbloom, or ask the coordinator's operator" in shown
             assert "does not accept this build's runtime" in provider.output
+            place = Place(home=home, environ=environment(home.root), platform="linux")
+            found = await asyncio.to_thread(lambda: list(own.daemon(place)))
+            (session,) = [finding for finding in found if finding.check == "session"]
+            assert session.verdict is Verdict.WRONG
+            assert "not listed: runtime" in session.evidence
+            assert "ask the coordinator's operator" in (session.next_step or "")
             await until(
                 lambda: json.loads(home.daemon_state.read_bytes())["trust"]["reason"],
                 "the state file to give the reason",

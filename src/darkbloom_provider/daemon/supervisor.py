@@ -311,7 +311,7 @@ class Supervisor:
             attestation=attestation,
             speeds=speeds,
         )
-        self._attested = facts.registration()[1] is not None
+        self._attested = attestation is not None
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
         jobs = JobRunner(answers, written, terms, tally, tasks)
