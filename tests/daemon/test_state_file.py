@@ -20,10 +20,11 @@ from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon.books import BooksSnapshot
 from darkbloom_provider.daemon.slots import LoadFailure
 from darkbloom_provider.daemon.state import DaemonState, Moment
-from darkbloom_provider.daemon.state_file import StateFile, document, replace_file
+from darkbloom_provider.daemon.state_file import StateFile, document
 from darkbloom_provider.engine.requests import EngineSnapshot, MemorySnapshot
 from darkbloom_provider.host.identity import process_start_micros
 from darkbloom_provider.link.state import LinkState, Phase, Problem
+from darkbloom_provider.paths import replace_private
 from support.daemon_parts import NOW
 
 URL = "wss://api.example/ws/provider"
@@ -178,9 +179,9 @@ def test_the_start_of_this_process_is_that_of_the_system() -> None:
 
 def test_the_file_is_replaced_whole_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "home" / "daemon-state.json"
-    replace_file(path, b"a long first content")
+    replace_private(path, b"a long first content")
     with path.open("rb") as reader:
-        replace_file(path, b"second")
+        replace_private(path, b"second")
         assert reader.read() == b"a long first content"
     assert path.read_bytes() == b"second"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -190,19 +191,19 @@ def test_the_file_is_replaced_whole_and_only_its_owner_reads_it(tmp_path: Path) 
 WRITER = """
 import sys
 from pathlib import Path
-from darkbloom_provider.daemon.state_file import replace_file
+from darkbloom_provider.paths import replace_private
 print("ready", flush=True)
 count = 0
 while True:
     count += 1
-    replace_file(Path(sys.argv[1]), b"%d" % (count % 10) * 100_000)
+    replace_private(Path(sys.argv[1]), b"%d" % (count % 10) * 100_000)
 """
 
 
 def test_a_kill_in_the_middle_never_leaves_half_a_file(tmp_path: Path) -> None:
     chance = random.Random(7)
     path = tmp_path / "daemon-state.json"
-    for _ in range(12):
+    for _ in range(8):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True
         ) as writer:
@@ -221,12 +222,12 @@ def test_a_kill_in_the_middle_never_leaves_half_a_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "daemon-state.json"
-    replace_file(path, b"old")
+    replace_private(path, b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     refused = None
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        replace_file(path, b"x" * 2000)
+        replace_private(path, b"x" * 2000)
     except OSError as error:
         refused = error
     finally:

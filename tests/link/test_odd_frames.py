@@ -1,4 +1,4 @@
-"""Ten thousand frames that hypothesis makes, for the codec, the session and a whole connection.
+"""Frames that hypothesis makes, for the codec, the session and a whole connection.
 
 Whatever a coordinator sends, what comes out is a message or a typed error, what follows from it is
 a decision of the session, and the connection ends because the other side hung up, never by a fault.
@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from support.recordings import recording
 
 GOLDEN = [json.loads(line["wire"]) for line in recording("messages")]
 FRAMES = 20
-EXAMPLES = 10_000 // FRAMES
+"""In one session."""
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.just(2**63)
@@ -73,9 +74,24 @@ def outcome(frame: bytes) -> str:
         return type(error).__name__
 
 
-@settings(max_examples=EXAMPLES)
-@given(st.lists(frames(), min_size=FRAMES, max_size=FRAMES))
+sessions = st.lists(frames(), min_size=FRAMES, max_size=FRAMES)
+
+
+@settings(max_examples=1_000 // FRAMES)
+@given(sessions)
 def test_no_frame_of_a_coordinator_ends_the_session_or_goes_unanswered(odd: list[bytes]) -> None:
+    hear(odd)
+
+
+@pytest.mark.chaos
+@settings(max_examples=10_000 // FRAMES)
+@given(sessions)
+def test_no_frame_of_ten_thousand_ends_the_session_or_goes_unanswered(odd: list[bytes]) -> None:
+    hear(odd)
+
+
+def hear(odd: list[bytes]) -> None:
+    """Let a connection hear these frames, and hold it to what follows from each."""
     outcomes = Counter(outcome(frame) for frame in odd)
     socket, jobs, time = PipedSocket(), Jobs(), ManualTime()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from darkbloom_provider import logs
 from darkbloom_provider.daemon.facts import capacity
 from darkbloom_provider.daemon.state import DaemonState, Moment
 from darkbloom_provider.engine.requests import EngineSnapshot
-from darkbloom_provider.paths import PRIVATE_FILE, private_directory
+from darkbloom_provider.paths import replace_private
 
 SCHEMA: Final = 1
 KV_BACKEND: Final = "mlx-lm"
@@ -227,7 +226,7 @@ class StateFile:
             try:
                 engine = EngineSnapshot() if state.phase == "stopped" else self._engine()
                 text = document(state, engine, moment).model_dump_json()
-                replace_file(self._path, text.encode() + b"\n")
+                replace_private(self._path, text.encode() + b"\n")
             except Exception as error:  # noqa: BLE001 — a file for others must not end the daemon
                 if not self._failing:
                     why = error.strerror if isinstance(error, OSError) else type(error).__name__
@@ -235,24 +234,3 @@ class StateFile:
                 self._failing = True
             else:
                 self._failing = False
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace `path` by a 0600 file, so that a reader sees the old content or the new, whole.
-
-    Not forced onto the disk: after a loss of power nobody needs it. The temporary file has one
-    name, so that a process killed here leaves at most one behind, which the next writes over.
-
-    Raises:
-        OSError: The disk is full, read-only or gone. The old content stays.
-    """
-    private_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, PRIVATE_FILE), "wb") as file:  # noqa: PTH123 — a descriptor
-            file.write(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
