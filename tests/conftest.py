@@ -42,6 +42,12 @@ def home_root() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def thinking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a model whose vocabulary and template know thoughts. Read only."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-thinks", thinks=True)
+
+
+@pytest.fixture(scope="session")
 def smollm2(request: pytest.FixtureRequest) -> Path:
     """The real SmolLM2 as a model folder, imported once and kept in pytest's cache. Read only."""
     source = bundled_smollm2()

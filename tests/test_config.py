@@ -31,6 +31,8 @@ def test_absent_settings_take_the_documented_defaults() -> None:
     assert settings.coordinator.base_url == "https://api.darkbloom.dev"
     assert settings.provider.memory_reserve_gb == 4
     assert settings.backend.idle_timeout_mins == 60
+    assert settings.backend.preload_models == []
+    assert settings.backend.prompt_cache_gb == 2
     assert settings.attestation.posture == "measured"
 
 
@@ -46,6 +48,10 @@ def test_a_file_is_read_and_any_spelling_of_the_address_is_understood() -> None:
     [
         ('[provider]\nname = "x"\nmemory_reserve_gb = -1\n', 3, "memory_reserve_gb"),
         ('[backend]\nidle_timeout_mins = "sixty"\n', 2, "idle_timeout_mins"),
+        ("[backend]\nprompt_cache_gb = -1\n", 2, "prompt_cache_gb"),
+        ("[backend]\nprompt_cache_gb = inf\n", 2, "prompt_cache_gb"),
+        ("[provider]\nmemory_reserve_gb = nan\n", 2, "memory_reserve_gb"),
+        ('[backend]\npreload_models = "a"\n', 2, "preload_models"),
         ("# note\n\n[coordinator]\nurl = 'ftp://x'\n", 4, "coordinator.url"),
         ('[provider]\nnmae = "typo"\n', 2, "nmae"),
         ("[shedule]\nenabled = true\n", 1, "shedule"),

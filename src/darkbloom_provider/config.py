@@ -24,7 +24,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ProviderSection(_Section):
@@ -48,6 +48,11 @@ class BackendSection(_Section):
     max_model_slots: Annotated[int, Field(ge=1)] = 3
     continuous_batching: bool = True
     preload_models: list[str] = []
+    """The served models that are loaded at the start, in order; the others are loaded when they are
+    asked for. Empty means: as many of the served ones as fit."""
+    prompt_cache_gb: Annotated[float, Field(ge=0)] = 2
+    """Most GB of memory for prompts that have been computed before; they give way to any request.
+    0 computes every prompt anew."""
 
     @property
     def models(self) -> tuple[str, ...]:

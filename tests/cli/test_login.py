@@ -4,7 +4,6 @@ import asyncio
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,10 @@ from darkbloom_provider.account.credentials import Credentials, CredentialStore
 from darkbloom_provider.cli.context import Invocation
 from darkbloom_provider.cli.login import has_browser, link
 from darkbloom_provider.cli.main import main
+from darkbloom_provider.control.models import AccountReload
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.paths import Home
+from support.control_socket import ToldDaemon, told_daemon
 from support.rest import (
     CODE,
     EXTENSIONS,
@@ -82,6 +83,18 @@ def test_login_shows_the_code_and_says_where_the_token_went(
     assert "Linked to account 5ada837c" in shown
     assert str(home.credentials) in shown
     assert TOKEN not in shown
+
+
+def test_a_provider_that_missed_the_login_is_told_by_the_next_one(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Script({"GET /health": HEALTH, ACCOUNT: Answer(body=account_reply())})
+    with serving(script) as base, told_daemon(home, ToldDaemon()) as daemon:
+        store_of(home).save(base, Credentials(Secret(TOKEN), "5ada837c"))
+        daemon.account = AccountReload(coordinator=f"{base}/ws/provider", linked=True, changed=True)
+        assert run("--coordinator", base) == 0
+    assert daemon.asked == ["account"]
+    assert "earns for this account from now on" in capsys.readouterr().out
 
 
 def test_a_linked_machine_says_so_and_asks_for_no_code(
@@ -171,16 +184,17 @@ def test_a_token_that_cannot_be_kept_is_given_back(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_running_provider_is_said_to_need_a_restart(
+def test_a_running_provider_is_told_of_the_login(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.control_directory.mkdir(parents=True)
     script = Script({"POST /v1/device/code": QUICK, "POST /v1/device/token": GRANTED})
-    with serving(script) as base, socket.socket(socket.AF_UNIX) as daemon:
-        daemon.bind(str(home.control_socket))
-        daemon.listen()
+    with serving(script) as base, told_daemon(home, ToldDaemon()) as daemon:
+        daemon.account = AccountReload(coordinator=f"{base}/ws/provider", linked=True, changed=True)
         assert run("--coordinator", base) == 0
-    assert "from its next start: `darkbloom stop`" in capsys.readouterr().out
+    assert daemon.asked == ["account"]
+    shown = capsys.readouterr().out
+    assert "The running provider earns for this account from now on." in shown
+    assert "darkbloom start" not in shown
 
 
 async def test_on_a_terminal_the_browser_opens_and_the_wait_is_live(

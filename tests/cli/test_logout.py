@@ -6,8 +6,10 @@ import pytest
 
 from darkbloom_provider.account.credentials import Credentials, CredentialStore
 from darkbloom_provider.cli.main import main
+from darkbloom_provider.control.models import AccountReload
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.paths import Home
+from support.control_socket import ToldDaemon, told_daemon
 from support.rest import TOKEN, Answer, Script, error, serving
 
 NOBODY = "http://127.0.0.1:9"
@@ -85,6 +87,20 @@ def test_offline_the_local_copy_goes_and_it_says_the_token_may_live_on(
     assert "Only the copy on this machine was removed" in shown
     assert "may still be valid" in shown
     assert NOBODY in shown
+
+
+def test_a_running_provider_is_told_of_the_logout_once_the_token_is_gone(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        serving(Script({REVOKE: Answer(body={"status": "revoked"})})) as base,
+        told_daemon(home, ToldDaemon()) as daemon,
+    ):
+        store_of(home, base)
+        daemon.account = AccountReload(coordinator=f"{base}/ws/provider", changed=True)
+        assert run("--coordinator", base) == 0
+    assert daemon.asked == ["account"]
+    assert "earns under its own wallet address from now on" in capsys.readouterr().out
 
 
 def test_with_nothing_to_log_out_it_says_so_and_succeeds(

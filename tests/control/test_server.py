@@ -15,12 +15,15 @@ from darkbloom_provider import __version__
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.control.models import (
     HOST,
+    RELOAD_ACCOUNT_PATH,
     VERSION_HEADER,
+    AccountReload,
     AccountStatus,
     CoordinatorStatus,
     DrainReply,
     JobCounts,
     JournalStatus,
+    ModelsReload,
     PostureStatus,
     StatusReport,
 )
@@ -56,6 +59,12 @@ class FakeDaemon:
         self.drained.append(deadline_s)
         return DrainReply(pid=7, in_flight=1)
 
+    async def reload_account(self) -> AccountReload:
+        return AccountReload(coordinator="ws://127.0.0.1:1/ws/provider", linked=True, changed=True)
+
+    async def reload_models(self) -> ModelsReload:
+        raise DarkbloomError("The provider is draining", next_step="wait")
+
 
 async def on_thread(call: Callable[[], T]) -> T:
     return await asyncio.to_thread(call)
@@ -78,6 +87,22 @@ async def test_client_and_server_agree_over_the_real_socket(short_home: Path) ->
         assert (await on_thread(lambda: client.drain(5))).pid == 7
     assert daemon.drained == [5]
     assert not path.exists()
+
+
+async def test_reloads_are_answered_or_refused_with_what_to_do(short_home: Path) -> None:
+    daemon, path = FakeDaemon(), short_home / "daemon.sock"
+    async with serving(daemon, path):
+        client = DaemonClient(path)
+        told = await on_thread(client.reload_account)
+        assert (told.linked, told.changed) == (True, True)
+        with pytest.raises(DarkbloomError, match="draining") as caught:
+            await on_thread(client.reload_models)
+        assert caught.value.next_step == "wait"
+
+
+async def test_a_page_in_a_browser_cannot_make_it_reload() -> None:
+    async with raw(FakeDaemon(), Origin="https://evil.example") as http:
+        assert (await http.post(RELOAD_ACCOUNT_PATH)).status_code == 403
 
 
 async def test_without_a_daemon_the_client_says_how_to_start_one(short_home: Path) -> None:

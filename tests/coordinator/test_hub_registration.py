@@ -361,6 +361,61 @@ async def test_a_bad_answer_makes_a_provider_unroutable(
         assert session.status in ({"untrusted", "online"} if untrusted else {"online"})
 
 
+async def test_an_answer_that_comes_too_late_counts_for_nothing(tmp_path: Path) -> None:
+    keys = KeyPair.generate()
+    timing = replace(QUICK, challenge_interval=0.03, challenge_answer=0.02)
+    async with (
+        network(tmp_path, timing=timing) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=lambda _: None) as provider,
+    ):
+        session = await registered(net)
+        await net.until(lambda: session.challenge_failures >= 2)
+        for stale in provider.challenges[:2]:
+            await provider.send(answering(keys)(stale))
+        failures = session.challenge_failures
+        await net.until(lambda: session.challenge_failures > failures)
+        assert session.verified_at is None
+
+
+async def test_the_answer_to_another_machines_challenge_counts_for_nothing(tmp_path: Path) -> None:
+    mine, theirs = KeyPair.generate(), KeyPair.generate()
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, idle, keys=mine, answers=lambda _: None) as one,
+        scripted_provider(net.ws_url, idle, keys=theirs, answers=lambda _: None) as other,
+    ):
+        await registered(net, 2)
+        await net.until(lambda: bool(one.challenges and other.challenges))
+        await one.send(answering(mine)(other.challenges[0]))
+        await other.send(answering(theirs)(one.challenges[0]))
+        await other.send(answering(theirs)(other.challenges[0]))
+        await net.until(lambda: net.verified() == 1)
+        (passed,) = [s for s in net.coordinator.hub.registry if s.verified_at is not None]
+        assert passed.public_key == theirs.public_text
+
+
+async def test_an_answer_that_passed_once_does_not_pass_again(tmp_path: Path) -> None:
+    keys = KeyPair.generate()
+    good: list[AttestationChallenge] = []
+    replaying = asyncio.Event()
+
+    def answer(challenge: AttestationChallenge) -> Answer:
+        if not replaying.is_set():
+            good.append(challenge)
+        replayed: Answer = answering(keys)(good[-1])
+        return replayed
+
+    timing = replace(QUICK, challenge_interval=0.03, challenge_answer=0.05)
+    async with (
+        network(tmp_path, timing=timing) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=answer),
+    ):
+        session = await registered(net)
+        await net.until(lambda: session.verified_at is not None)
+        replaying.set()
+        await net.until(lambda: session.challenge_failures >= 3)
+
+
 async def test_rdma_may_be_on_under_a_hypervisor(tmp_path: Path) -> None:
     keys = KeyPair.generate()
     answers = answering(keys, rdma_disabled=False, hypervisor_active=True)

@@ -275,3 +275,9 @@ def test_a_reserve_that_leaves_nothing_is_refused() -> None:
 def test_without_continuous_batching_requests_run_one_by_one() -> None:
     config = Config(backend=BackendSection(continuous_batching=False))
     assert engine_settings(config, 64 * 10**9).max_running == 1
+
+
+@pytest.mark.parametrize("budget_gb", [0, 0.5, 12])
+def test_the_prompt_cache_has_the_budget_that_the_owner_set(budget_gb: float) -> None:
+    config = Config(backend=BackendSection(prompt_cache_gb=budget_gb))
+    assert engine_settings(config, 64 * 10**9).prompt_cache_gb == budget_gb

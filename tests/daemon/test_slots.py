@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.daemon.slots import ModelSlots, choose
 from darkbloom_provider.engine.errors import NoRoomError
-from darkbloom_provider.errors import ModelError
+from darkbloom_provider.errors import ConfigError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from support.daemon_parts import FakeLoader
 from support.manual_time import ManualTime
@@ -67,7 +68,42 @@ def test_models_beyond_the_slots_are_left_out_aloud() -> None:
     assert choice.left_out == ("c is not served: max_model_slots is 2",)
 
 
+def test_only_served_models_are_preloaded_and_any_other_name_is_refused() -> None:
+    wanted = BackendSection(enabled_models=["a", "b"], preload_models=["b", "b", "a"])
+    assert choose([A, B, C], wanted).preload == ("b", "a")
+    assert choose([A, B, C], wanted, named=["a"]).preload == ("a",)
+    assert choose([A, B, C], wanted, named=["c"]).preload == ()
+    with pytest.raises(ConfigError, match="preload_models names c, which is not served") as caught:
+        choose([A, B, C], BackendSection(enabled_models=["a", "b"], preload_models=["c"]))
+    assert caught.value.why == "served: a, b"
+
+
 # ---------------------------------------------------------------- loading
+
+
+async def test_at_the_start_only_the_models_to_preload_are_loaded_in_their_order() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B, C], ManualTime().clock, ["c", "a"])
+    loading = asyncio.create_task(slots.load_all(loader))
+    await asyncio.sleep(0)
+    assert {slot.model.id: slot.state for slot in slots.snapshot()} == {
+        "a": "waiting",
+        "b": "idle",
+        "c": "loading",
+    }
+    assert slots.snapshot()[1].detail == "loaded when it is asked for"
+    await loading
+    assert loader.held == ["c", "a"]
+    assert slots.servable() == ("a", "b", "c")
+    await slots.prepare(loader, "b")
+    assert loader.held == ["c", "a", "b"]
+
+
+async def test_a_model_to_preload_that_fails_is_told_and_the_others_serve() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock, ["a"])
+    loader.fail["a"] = ModelError("it is damaged")
+    await slots.load_all(loader)
+    assert [slot.state for slot in slots.snapshot()] == ["failed", "idle"]
+    assert slots.servable() == ("b",)
 
 
 async def test_one_model_that_fails_does_not_keep_the_others_from_serving() -> None:
@@ -176,3 +212,95 @@ async def test_a_model_too_large_for_this_machine_is_not_offered() -> None:
     loader.fail["b"] = NoRoomError("b", needed_gb=9, held_gb=0, ceiling_gb=4, ever=False)
     await slots.load_all(loader)
     assert slots.servable() == ("a",)
+
+
+# ---------------------------------------------------------------- what changes on the disk
+
+
+async def test_a_new_model_is_offered_once_it_is_loaded() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A], ManualTime().clock)
+    await slots.load_all(loader)
+    assert slots.change_to([A, B])
+    assert slots.servable() == ("a",)
+    assert await slots.load_waiting(loader) == []
+    assert slots.servable() == ("a", "b")
+    assert loader.calls == ["load a", "load b"]
+
+
+async def test_a_new_model_that_cannot_be_loaded_harms_no_other() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A], ManualTime().clock)
+    await slots.load_all(loader)
+    slots.change_to([A, B])
+    loader.fail["b"] = ModelError("it is damaged")
+    (failure,) = await slots.load_waiting(loader)
+    assert str(failure) == "it is damaged"
+    assert slots.servable() == ("a",)
+
+
+async def test_a_removed_model_is_freed_only_when_nobody_uses_it() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    await slots.load_all(loader)
+    assert slots.change_to([B])
+    assert slots.servable() == ("b",)
+    await slots.unload_leaving(loader, lambda: {"a": 1})
+    assert loader.held == ["a", "b"]
+    await slots.unload_leaving(loader, dict)
+    await slots.unload_leaving(loader, dict)
+    assert loader.calls == ["load a", "load b", "unload a"]
+    with pytest.raises(ModelError, match="not served any more"):
+        await slots.prepare(loader, "a")
+
+
+async def test_a_model_replaced_on_the_disk_is_read_again_by_the_next_request() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A], ManualTime().clock)
+    await slots.load_all(loader)
+    assert slots.change_to([replace(A, size_bytes=1)])
+    assert slots.servable() == ("a",)
+    await slots.unload_leaving(loader, dict)
+    assert slots.snapshot()[0].state == "idle"
+    await slots.prepare(loader, "a")
+    assert loader.calls == ["load a", "unload a", "load a"]
+    assert slots.infos()[0].size_bytes == 1
+
+
+async def test_a_model_removed_while_it_is_read_is_freed_too() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    loading = asyncio.ensure_future(slots.load_all(loader))
+    await asyncio.sleep(0)
+    slots.change_to([B])
+    await loading
+    await slots.unload_leaving(loader, dict)
+    assert loader.held == ["b"]
+
+
+async def test_a_model_that_failed_is_tried_again_when_it_was_replaced() -> None:
+    loader, slots = FakeLoader(), ModelSlots([A, B], ManualTime().clock)
+    loader.fail["a"] = ModelError("it is damaged")
+    await slots.load_all(loader)
+    loader.fail.clear()
+    slots.change_to([replace(A, size_bytes=1), B])
+    await slots.load_waiting(loader)
+    assert slots.servable() == ("a", "b")
+
+
+def test_what_did_not_change_on_the_disk_is_no_change() -> None:
+    slots = ModelSlots([A, B], ManualTime().clock)
+    assert not slots.change_to([A, B])
+
+
+async def test_a_removed_model_that_cannot_be_unloaded_now_is_tried_again() -> None:
+    class Stuck(FakeLoader):
+        async def unload(self, model_id: str) -> None:
+            if "unload" in self.fail:
+                raise self.fail["unload"]
+            await super().unload(model_id)
+
+    loader, slots = Stuck(), ModelSlots([A, B], ManualTime().clock)
+    await slots.load_all(loader)
+    slots.change_to([B])
+    loader.fail["unload"] = ModelError("the engine hangs")
+    await slots.unload_leaving(loader, dict)
+    assert loader.held == ["a", "b"]
+    loader.fail.clear()
+    await slots.unload_leaving(loader, dict)
+    assert loader.held == ["b"]

@@ -20,6 +20,7 @@ from darkbloom_provider.daemon import supervisor as supervisor_module
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_server import listening
+from darkbloom_provider.daemon.presence import Fleet
 from darkbloom_provider.daemon.supervisor import (
     Assignment,
     LocalEndpoint,
@@ -27,8 +28,13 @@ from darkbloom_provider.daemon.supervisor import (
     Surroundings,
 )
 from darkbloom_provider.earnings.journal import Journal
-from darkbloom_provider.engine.requests import EngineSnapshot
-from darkbloom_provider.errors import AlreadyRunningError, ModelError
+from darkbloom_provider.engine.requests import EngineSnapshot, LoadedModel
+from darkbloom_provider.errors import (
+    AlreadyRunningError,
+    CredentialsError,
+    DarkbloomError,
+    ModelError,
+)
 from darkbloom_provider.host.posture import Posture, development, linux_posture
 from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.host.runtime import Hashes
@@ -59,6 +65,7 @@ class FakeLink:
         self.state = LinkState(url=URL)
         self.jobs = jobs
         self.drains: list[float] = []
+        self.reregistered: list[str] = []
         self.started = asyncio.Event()
         self._on_state = on_state
         self._over = asyncio.Event()
@@ -70,6 +77,9 @@ class FakeLink:
     def register(self) -> None:
         self.state = LinkState(url=URL, phase=Phase.REGISTERED)
         self._on_state(self.state)
+
+    def request_reregister(self, reason: str) -> None:
+        self.reregistered.append(reason)
 
     async def drain(self, deadline_s: float) -> None:
         self.drains.append(deadline_s)
@@ -85,15 +95,20 @@ class LoadingEngine(FakeEngine):
         super().__init__()
         self.may_load = asyncio.Event()
         self.may_load.set()
+        self.held: set[str] = set()
         self.closed = False
         self.stuck = threading.Event()
         self.stuck.set()
 
     async def load(self, model_id: str, path: Path, *, make_room: bool = True) -> None:
         await self.may_load.wait()
+        self.held.add(model_id)
 
     async def unload(self, model_id: str) -> None:
-        """Nothing to free."""
+        self.held.discard(model_id)
+
+    def loaded(self, model_id: str) -> LoadedModel | None:
+        return self.model if model_id in self.held else None
 
     def snapshot(self) -> EngineSnapshot:
         self.stuck.wait(30)
@@ -115,6 +130,7 @@ class FakeRooms:
     linked: Credentials | None = None
     enclave_key: SoftwareKey | None = None
     journal: FakeJournal | None = None
+    locked: Exception | None = None
 
     def machine(self) -> Machine:
         self.steps.append("machine")
@@ -133,7 +149,12 @@ class FakeRooms:
         return [InstalledModel(name, Path(name), 10, "llama", "float32") for name in self.models]
 
     def credentials(self) -> Credentials | None:
+        if self.locked is not None:
+            raise self.locked
         return self.linked
+
+    async def fleet(self) -> Fleet:
+        return None
 
     def sample(self) -> SystemMetrics:
         return SystemMetrics()
@@ -388,6 +409,150 @@ async def test_the_memory_of_an_idle_model_is_given_back_to_the_system(
         rooms.clock += 61
         await until(lambda: "relieve" in rooms.steps, "the relief")
         assert one.supervisor.status().models[0].state == "idle"
+
+
+async def test_at_the_start_the_models_that_the_settings_preload_are_loaded(
+    rooms: FakeRooms,
+) -> None:
+    rooms.models = ("a", "b")
+    async with life(rooms, backend=BackendSection(preload_models=["b"])) as one:
+        await one.serving()
+        assert one.supervisor.warm() == ("b",)
+        assert [(m.id, m.state, m.detail) for m in one.supervisor.status().models] == [
+            ("a", "idle", "loaded when it is asked for"),
+            ("b", "ready", None),
+        ]
+
+
+# ---------------------------------------------------------------- what changes meanwhile
+
+
+async def test_a_login_while_it_runs_registers_again_with_the_token(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        link = await one.serving()
+        client = DaemonClient(rooms.home.control_socket)
+        rooms.linked = Credentials(Secret("token"), "acct-1")
+        told = await asyncio.to_thread(client.reload_account)
+        assert (told.coordinator, told.linked, told.changed) == (URL, True, True)
+        assert link.reregistered == ["the account has changed"]
+        assert rooms.facts[0].registration()[0].auth_token == "token"
+        assert one.supervisor.status().account.account_id == "acct-1"
+
+
+async def test_a_logout_while_it_runs_registers_again_without_a_token(rooms: FakeRooms) -> None:
+    rooms.linked = Credentials(Secret("token"), "acct-1")
+    async with life(rooms) as one:
+        link = await one.serving()
+        rooms.linked = None
+        told = await one.supervisor.reload_account()
+        assert (told.linked, told.changed) == (False, True)
+        assert link.reregistered == ["the account has changed"]
+        assert rooms.facts[0].registration()[0].auth_token is None
+
+
+async def test_the_same_token_as_before_does_not_register_again(rooms: FakeRooms) -> None:
+    rooms.linked = Credentials(Secret("token"), "acct-1")
+    async with life(rooms) as one:
+        link = await one.serving()
+        assert not (await one.supervisor.reload_account()).changed
+        assert link.reregistered == []
+
+
+async def test_a_keyring_that_is_locked_leaves_the_token_in_use(rooms: FakeRooms) -> None:
+    rooms.linked = Credentials(Secret("token"), "acct-1")
+    async with life(rooms) as one:
+        link = await one.serving()
+        rooms.locked = CredentialsError("This machine's token cannot be read")
+        client = DaemonClient(rooms.home.control_socket)
+        with pytest.raises(DarkbloomError, match="cannot be read"):
+            await asyncio.to_thread(client.reload_account)
+        assert link.reregistered == []
+        assert rooms.facts[0].registration()[0].auth_token == "token"
+
+
+async def test_what_runs_at_a_login_is_journalled_under_the_registration_it_came_in_with(
+    rooms: FakeRooms,
+) -> None:
+    gate = rooms.engines.gate = asyncio.Event()
+    async with life(rooms) as one:
+        link = await one.serving()
+        reply = start(rooms, link)
+        await settle()
+        rooms.linked = Credentials(Secret("token"), "acct-1")
+        told = await one.supervisor.reload_account()
+        assert told.in_flight == 1
+        gate.set()
+        await reply.over.wait()
+        rooms.facts[0].registration()
+        await start(rooms, link, "job-2").over.wait()
+        one.supervisor.stop(30)
+        await one.task
+    with Journal.view(rooms.home.journal) as journal:
+        assert {row.job_id: row.linked for row in journal.recent(9)} == {
+            "job-1": False,
+            "job-2": True,
+        }
+
+
+async def test_a_model_imported_while_it_runs_is_loaded_then_registered(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        link = await one.serving()
+        rooms.models = (MODEL, "another")
+        rooms.engines.may_load.clear()
+        client = DaemonClient(rooms.home.control_socket)
+        told = await asyncio.to_thread(client.reload_models)
+        assert (told.models, told.changed) == ((MODEL, "another"), True)
+        await settle()
+        assert link.reregistered == []
+        rooms.engines.may_load.set()
+        await until(lambda: link.reregistered, "the registration")
+        registered = rooms.facts[0].registration()[0].models
+        assert [model.id for model in registered] == [MODEL, "another"]
+
+
+async def test_a_model_removed_while_it_answers_finishes_and_is_freed(rooms: FakeRooms) -> None:
+    rooms.models = (MODEL, "another")
+    gate = rooms.engines.gate = asyncio.Event()
+    async with life(rooms) as one:
+        link = await one.serving()
+        reply = start(rooms, link)
+        await settle()
+        rooms.models = ("another",)
+        await one.supervisor.reload_models()
+        await until(lambda: link.reregistered, "the registration")
+        assert [m.id for m in rooms.facts[0].registration()[0].models] == ["another"]
+        assert MODEL in rooms.engines.held
+        late = start(rooms, link, "late")
+        await late.over.wait()
+        assert late.errors == [("the model is not served here", 404)]
+        gate.set()
+        await reply.over.wait()
+        assert len(reply.completions) == 1
+
+
+async def test_nothing_new_on_the_disk_does_not_register_again(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        link = await one.serving()
+        assert not (await one.supervisor.reload_models()).changed
+        await settle()
+        assert link.reregistered == []
+
+
+async def test_when_every_model_is_gone_it_goes_on_with_those_in_memory(rooms: FakeRooms) -> None:
+    async with life(rooms) as one:
+        await one.serving()
+        rooms.models = ()
+        with pytest.raises(ModelError, match="No models"):
+            await one.supervisor.reload_models()
+        assert one.supervisor.status().models[0].state == "ready"
+
+
+async def test_models_are_not_reloaded_before_it_serves(rooms: FakeRooms) -> None:
+    rooms.engines.may_load.clear()
+    async with life(rooms) as one:
+        await until(lambda: one.supervisor.phase == "loading", "the load to begin")
+        with pytest.raises(DarkbloomError, match="loading"):
+            await one.supervisor.reload_models()
 
 
 # ---------------------------------------------------------------- stopping

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import openai
+import pydantic
 import pytest
 
 from support.sdk import Route, ScriptedEngine, Way, route, said, user
@@ -20,6 +21,9 @@ WAYS: tuple[Way, ...] = ("local", "network")
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
+
+BIAS = {"3": 11, "4": 10}
+"""Makes a model of random numbers open its thoughts and close them, sooner or later."""
 
 Open = Callable[..., AbstractAsyncContextManager[Route]]
 
@@ -36,8 +40,19 @@ def local(home_root: Path, tiny_model: Path) -> Open:
     return partial(route, "local", home_root, tiny_model)
 
 
+@pytest.fixture(params=WAYS)
+def thinking(request: pytest.FixtureRequest, home_root: Path, thinking_model: Path) -> Open:
+    """Opens each way to the tiny model whose template and vocabulary know thoughts."""
+    return partial(route, request.param, home_root, thinking_model)
+
+
 async def _read(stream: AsyncIterator[Any]) -> list[Any]:
     return [chunk async for chunk in stream]
+
+
+def _thought(chunks: list[Any]) -> str:
+    found = [choice.delta for chunk in chunks for choice in chunk.choices]
+    return "".join(getattr(delta, "reasoning", None) or "" for delta in found)
 
 
 # ---------------------------------------------------------------- chat
@@ -58,6 +73,11 @@ async def test_chat_whole_and_streamed_say_the_same(opened: Open) -> None:
     assert whole.choices[0].message.role == "assistant"
     assert whole.choices[0].message.content
     assert said(chunks) == whole.choices[0].message.content
+    assert len([chunk for chunk in chunks if said([chunk])]) > 1
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == [
+        "length"
+    ]
     assert chunks[-1].usage == whole.usage
     assert (whole.usage.completion_tokens, whole.model) == (24, one.model)
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + 24
@@ -84,6 +104,9 @@ async def test_a_stop_string_ends_the_answer_before_it(opened: Open) -> None:
     assert stopped.finish_reason == "stop"
     assert stopped.message.content == text[: text.index(stop)]
     assert said(streamed) == stopped.message.content
+    assert [c.finish_reason for chunk in streamed for c in chunk.choices if c.finish_reason] == [
+        "stop"
+    ]
 
 
 async def test_n_answers_are_different_and_a_seed_brings_them_back(opened: Open) -> None:
@@ -182,6 +205,105 @@ async def test_an_answer_obeys_the_schema_it_was_asked_for(opened: Open) -> None
         assert trip["city"] in {"Rome", "Oslo"}
         assert 1 <= trip["days"] <= 9
     assert {choice.finish_reason for choice in whole} == {"stop"}
+
+
+async def test_an_answer_can_be_any_object(opened: Open) -> None:
+    async with opened() as one:
+        answer = await one.openai.chat.completions.create(
+            model=one.model,
+            messages=user("Where to?"),
+            max_tokens=40,
+            temperature=0,
+            response_format={"type": "json_object"},
+        )
+    choice = answer.choices[0]
+    assert (choice.message.content or "").lstrip().startswith("{")
+    # A model of random numbers does not find an object's end by itself.
+    assert choice.finish_reason == "length"
+
+
+class Trip(pydantic.BaseModel):
+    city: Literal["Rome", "Oslo"]
+    sure: bool
+
+
+async def test_the_clients_own_parsing_gives_typed_answers_whole_and_streamed(
+    opened: Open,
+) -> None:
+    async with opened() as one:
+        chat = one.openai.chat.completions
+        ask: dict[str, Any] = {
+            "model": one.model,
+            "messages": user("Where to?"),
+            "max_tokens": 600,
+            "seed": 4,
+            "response_format": Trip,
+        }
+        parsed = (await chat.parse(**ask)).choices[0].message.parsed
+        async with chat.stream(**ask) as stream:
+            kinds = {event.type async for event in stream}
+            streamed = (await stream.get_final_completion()).choices[0].message.parsed
+    assert isinstance(parsed, Trip)
+    assert isinstance(streamed, Trip)
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+
+
+async def test_a_thinking_model_thinks_first_and_then_obeys_the_schema(thinking: Open) -> None:
+    async with thinking() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Where to?"),
+            max_tokens=600,
+            temperature=1,
+            seed=2,
+            logit_bias=BIAS,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True},
+            },
+        )
+        bodies: list[dict[str, Any]] = [
+            {},
+            {"chat_template_kwargs": {"enable_thinking": True, "opens_thoughts": True}},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+        ]
+        whole = [(await ask(extra_body=body)).choices[0] for body in bodies]
+        streamed = [await _read(await ask(extra_body=body, stream=True)) for body in bodies]
+    for choice, chunks in zip(whole, streamed, strict=True):
+        assert json.loads(choice.message.content)["city"] in {"Rome", "Oslo"}
+        assert said(chunks) == choice.message.content
+        assert choice.finish_reason == "stop"
+    thoughts = [getattr(choice.message, "reasoning", None) for choice in whole]
+    assert thoughts[0]
+    assert thoughts[1]
+    assert not thoughts[2]
+    for told, chunks in zip(thoughts, streamed, strict=True):
+        assert _thought(chunks) == (told or "")
+
+
+async def test_a_thinking_model_thinks_before_a_call_it_has_to_make(thinking: Open) -> None:
+    async with thinking() as one:
+        ask: Any = partial(
+            one.openai.chat.completions.create,
+            model=one.model,
+            messages=user("Where to?"),
+            max_tokens=600,
+            temperature=1,
+            seed=2,
+            logit_bias=BIAS,
+            tools=[{"type": "function", "function": {"name": "book", "parameters": SCHEMA}}],
+            tool_choice="required",
+        )
+        whole = (await ask()).choices[0]
+        chunks = await _read(await ask(stream=True))
+    (call,) = whole.message.tool_calls
+    assert json.loads(call.function.arguments)["city"] in {"Rome", "Oslo"}
+    assert whole.finish_reason == "tool_calls"
+    assert not whole.message.content
+    assert whole.message.reasoning == _thought(chunks) != ""
+    fragments = [t for c in chunks for d in c.choices for t in d.delta.tool_calls or []]
+    assert "".join(f.function.arguments or "" for f in fragments) == call.function.arguments
 
 
 async def test_penalties_and_biases_change_what_is_said(opened: Open) -> None:

@@ -18,6 +18,7 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt import read
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     GenerationRequest,
@@ -86,11 +87,12 @@ class Run:
             settings=settings,
             samplers=Samplers(itertools.count(1).__next__),
         )
+        self.tokenizer = weights.tokenizer
         self.outcomes: dict[int, Outcome] = {}
 
     def add(self, key: int, request: GenerationRequest) -> None:
         self.outcomes[key] = Outcome()
-        self.take(self.batch.add(key, request))
+        self.take(self.batch.add(key, request, read(self.tokenizer, request)))
 
     def cancel(self, key: int) -> None:
         self.take(self.batch.cancel(key))
@@ -352,17 +354,6 @@ def test_a_prompt_that_leaves_no_room_is_refused(weights: Weights) -> None:
 # ---------------------------------------------------------------- what goes wrong
 
 
-def test_a_request_that_cannot_be_rendered_ends_only_itself(weights: Weights) -> None:
-    run = Run(weights)
-    run.add(0, ask())
-    run.step(5)
-    run.add(1, GenerationRequest("r", "m", messages=({"content": "no role"},)))
-    outcomes = run.to_the_end()
-    assert outcomes[1].error is not None
-    assert outcomes[1].error.status_code == 400
-    assert outcomes[0].text == alone(weights, ask()).text
-
-
 def test_a_text_that_cannot_be_decoded_ends_only_itself(weights: Weights) -> None:
     run = Run(weights)
     run.add(0, ask())
@@ -461,3 +452,96 @@ def test_the_figures_of_a_slot_are_those_of_the_heartbeat(weights: Weights) -> N
     idle = run.batch.snapshot("m")
     assert (idle.running, idle.waiting, idle.active_tokens, idle.max_tokens_potential) == (0,) * 4
     assert run.batch.tokens_generated == 40
+
+
+# ---------------------------------------------------------------- readers that are far behind
+
+
+@pytest.mark.parametrize("request_", PROMPTS, ids=range(len(PROMPTS)))
+def test_a_request_that_was_held_says_what_it_would_have_said(
+    weights: Weights, request_: GenerationRequest
+) -> None:
+    run = Run(weights)
+    run.add(0, request_)
+    run.add(1, ask("another", max_tokens=60))
+    run.step(6)
+    run.batch.hold(0, held=True)
+    run.step(10)
+    run.batch.hold(0, held=False)
+    held = run.to_the_end()[0]
+    whole = alone(weights, request_)
+    assert (held.text, held.finished) == (whole.text, whole.finished)
+
+
+def test_while_it_is_held_nothing_of_it_is_computed_and_others_go_on(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask("hello", max_tokens=100))
+    run.add(1, ask("world", max_tokens=100))
+    run.step(6)
+    run.batch.hold(0, held=True)
+    run.step(2)  # what was on its way
+    before = [len(run.outcomes[key].counts) for key in (0, 1)]
+    run.step(20)
+    after = [len(run.outcomes[key].counts) for key in (0, 1)]
+    assert after == [before[0], before[1] + 20]
+
+
+def test_a_held_request_without_company_keeps_nobody_busy(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask("hello", max_tokens=100))
+    run.step(6)
+    run.batch.hold(0, held=True)
+    assert not run.batch.busy
+    assert not run.batch.blocked
+    run.batch.hold(0, held=False)
+    assert run.to_the_end()[0].text == alone(weights, ask("hello", max_tokens=100)).text
+
+
+def test_a_newcomer_is_let_in_beside_held_requests_even_if_all_places_are_theirs(
+    weights: Weights,
+) -> None:
+    run = Run(weights, replace(SETTINGS, max_running=2))
+    for key in (0, 1):
+        run.add(key, ask("hello", max_tokens=50))
+    run.step(8)
+    for key in (0, 1):
+        run.batch.hold(key, held=True)
+    run.add(2, ask("world"))
+    assert run.batch.blocked
+    run.step()  # which lets it in
+    assert run.to_the_end()[2].text == alone(weights, ask("world")).text
+    for key in (0, 1):
+        run.batch.hold(key, held=False)
+    run.to_the_end()
+    whole = alone(weights, ask("hello", max_tokens=50)).text
+    assert [run.outcomes[key].text for key in (0, 1)] == [whole, whole]
+
+
+@pytest.mark.parametrize("company", [True, False])
+def test_a_held_request_can_be_cancelled_and_leaves_nothing(
+    weights: Weights, *, company: bool
+) -> None:
+    run = Run(weights)
+    run.add(0, ask("hello", max_tokens=100))
+    if company:
+        run.add(1, ask("world"))
+    run.step(6)
+    run.batch.hold(0, held=True)
+    run.step(3 if company else 0)
+    run.cancel(0)
+    assert run.outcomes[0].released
+    run.to_the_end()
+    assert not run.batch.busy
+    assert run.batch.snapshot("m").running == 0
+
+
+def test_everything_fails_with_the_batch_held_or_not(weights: Weights) -> None:
+    run = Run(weights)
+    run.add(0, ask("hello", max_tokens=100))
+    run.add(1, ask("world", max_tokens=100))
+    run.step(6)
+    run.batch.hold(0, held=True)
+    run.step(3)
+    run.take(run.batch.fail_all(EngineError(503, "the engine is closing")))
+    assert all(outcome.error is not None for outcome in run.outcomes.values())
+    assert not run.batch.busy

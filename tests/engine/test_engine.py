@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from darkbloom_provider.engine.batch import Batch
 from darkbloom_provider.engine.engine import Engine, runs_in_this_process
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
@@ -22,8 +23,10 @@ from darkbloom_provider.engine.errors import (
     ModelNotLoadedError,
     OverloadedError,
 )
-from darkbloom_provider.engine.generation import Generation
+from darkbloom_provider.engine.generation import FAR_BEHIND, Generation
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest, Usage
+from darkbloom_provider.engine.updates import RequestUpdate
+from darkbloom_provider.engine.watch import overdue
 from darkbloom_provider.engine.worker import Worker
 from darkbloom_provider.errors import ModelError
 
@@ -90,6 +93,49 @@ async def test_a_slow_reader_gets_all_text_in_one_piece(engine: Engine) -> None:
     [delta] = [delta async for delta in generation]
     assert (delta.text, delta.completion_tokens) == (expected, 50)
     assert generation.finish_reason == "length"
+
+
+async def test_a_completion_stands_still_while_its_reader_is_far_behind(engine: Engine) -> None:
+    expected = await text_of(engine.submit(ask(max_tokens=450)))
+    behind, company = engine.submit(ask(max_tokens=450)), engine.submit(ask(max_tokens=450))
+    assert await text_of(company) == expected
+    at = behind.usage.completion_tokens
+    # Its company made 450 meanwhile. A few tokens were on their way when it was held.
+    assert FAR_BEHIND <= at < FAR_BEHIND + 100
+    await text_of(engine.submit(ask(max_tokens=50)))
+    assert behind.usage.completion_tokens == at
+    assert await text_of(behind) == expected
+    assert behind.usage.completion_tokens == 450
+
+
+async def test_a_completion_that_stands_still_can_be_cancelled(engine: Engine) -> None:
+    behind = engine.submit(ask(max_tokens=450))
+    await text_of(engine.submit(ask(max_tokens=450)))
+    behind.cancel()
+    await behind.released()
+    slot = engine.snapshot().slot(MODEL)
+    assert slot is not None
+    assert (slot.running, slot.waiting) == (0, 0)
+
+
+async def test_a_newcomer_beside_one_that_stands_still_is_no_sign_of_a_hang(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = engine.submit(ask(max_tokens=450))
+    while behind.usage.completion_tokens < FAR_BEHIND + 1:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.001)
+    await text_of(engine.submit(ask(max_tokens=1)))
+    late: list[object] = []
+    step = Batch.step
+
+    def watched(batch: Batch) -> list[RequestUpdate]:
+        pulse = engine._worker.pulse
+        late.extend([pulse] if overdue(pulse, time.monotonic(), 60) else [])
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", watched)
+    await text_of(engine.submit(ask(max_tokens=5)))
+    assert late == []
 
 
 # ---------------------------------------------------------------- cancelling

@@ -28,6 +28,9 @@ class Recorder:
     def decode(self, tokens: Sequence[int], **_options: bool) -> str:
         return ""
 
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Iterable[int]:
         if self.problem is not None:
             raise self.problem

@@ -11,6 +11,7 @@ import pytest
 
 from darkbloom_provider.engine.batch import Batch
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt import read
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import EngineSettings, GenerationRequest
 from darkbloom_provider.engine.sampling import Samplers
@@ -62,12 +63,13 @@ class Run:
             samplers=Samplers(itertools.count(1).__next__),
             cache=self.cache,
         )
+        self.tokenizer = weights.tokenizer
         self.text: dict[int, str] = {}
         self.ends: dict[int, Finished | Failed | Released] = {}
 
     def add(self, key: int, request: GenerationRequest) -> None:
         self.text[key] = ""
-        self.take(self.batch.add(key, request))
+        self.take(self.batch.add(key, request, read(self.tokenizer, request)))
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):

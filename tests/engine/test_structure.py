@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
-from darkbloom_provider.engine.compiling import Compiling
 from darkbloom_provider.engine.engine import Engine
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
@@ -180,16 +179,19 @@ class Slow:
         self.go_on = threading.Event()
         self.outcome = outcome
 
-    def compile(self, _structure: Structure) -> Guide:
-        self.go_on.wait(30)
-        raise self.outcome or InvalidGenerationError(400, "late")
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def slowly(_grammars: Grammars, _structure: Structure, _prompt_end: str | None) -> Guide:
+            self.go_on.wait(30)
+            raise self.outcome or InvalidGenerationError(400, "late")
+
+        monkeypatch.setattr(Grammars, "compile", slowly)
 
 
 async def test_streams_flow_and_cancellations_are_heard_while_a_schema_is_compiled(
-    engine: Engine,
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow()
-    engine._grammars[MODEL] = slow  # type: ignore[assignment] # stands in for one that takes long
+    slow.stand_in(monkeypatch)
     generation = engine.submit(ask(schema(SCHEMA)))
     assert await text_of(engine.submit(ask(None, max_tokens=5)))
     generation.cancel()
@@ -198,24 +200,25 @@ async def test_streams_flow_and_cancellations_are_heard_while_a_schema_is_compil
     await generation.released()
 
 
-async def test_closing_while_a_schema_is_compiled_fails_its_request(tiny_model: Path) -> None:
+async def test_closing_while_a_schema_is_compiled_fails_its_request(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Engine() as engine:
         await engine.load(MODEL, tiny_model)
         slow = Slow()
-        engine._grammars[MODEL] = slow  # type: ignore[assignment] # as above
+        slow.stand_in(monkeypatch)
         generation = engine.submit(ask(schema(SCHEMA)))
         slow.go_on.set()
     with pytest.raises((EngineClosedError, InvalidGenerationError)):
         await text_of(generation)
 
 
-async def test_a_fault_of_the_compiler_is_told_by_its_kind() -> None:
+async def test_a_fault_of_the_compiler_is_told_by_its_kind(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = Slow(ValueError("secret"))
     slow.go_on.set()
-    told: list[Guide | EngineError] = []
-    compiling = Compiling()
-    compiling.start(slow, schema(SCHEMA), told.append)  # type: ignore[arg-type] # as above
-    await compiling.aclose()
-    [error] = told
-    assert isinstance(error, GenerationFailedError)
-    assert "secret" not in "".join(error.lines())
+    slow.stand_in(monkeypatch)
+    with pytest.raises(GenerationFailedError) as caught:
+        await text_of(engine.submit(ask(schema(SCHEMA))))
+    assert "secret" not in "".join(caught.value.lines())

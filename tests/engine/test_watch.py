@@ -150,7 +150,7 @@ async def test_a_model_that_fails_again_and_again_is_taken_out_while_others_serv
 ) -> None:
     await engine.load(OTHER, tiny_model)
     expected = await text_of(engine.submit(ask()))
-    batch = engine._worker._batches[MODEL]
+    batch = engine._worker._library.batches[MODEL]
     model = batch._weights.model
     failing = threading.Event()
     failing.set()

@@ -194,6 +194,44 @@ async def test_a_machine_that_slept_registers_on_a_new_connection(
     await (await coordinator.next_peer()).expect(Register)
 
 
+@pytest.mark.parametrize("jump", [3600.0, 86_400.0])
+async def test_a_clock_set_back_keeps_the_connection_and_its_heartbeats(
+    start: Start, coordinator: ScriptedCoordinator, jump: float
+) -> None:
+    rig, peer = await registered(start, coordinator)
+    await rig.time.advance(1)
+    rig.skew -= jump
+    for _ in range(12):
+        await rig.time.advance(5)
+        await peer.accept("still here")
+    beats = sum(isinstance(message, Heartbeat) for message in peer.heard)
+    assert beats >= 12
+    assert sum(isinstance(message, Register) for message in peer.heard) == 1
+    assert rig.link.state.phase is Phase.REGISTERED
+    # What follows is timed as ever: a loss is retried after the policy's delay.
+    peer.connection.transport.abort()
+    assert waited(await rig.phase(Phase.WAITING)) <= 1
+
+
+@pytest.mark.parametrize("jump", [3600.0, 86_400.0])
+async def test_a_clock_set_ahead_costs_one_connection_and_registers_once_more(
+    start: Start, coordinator: ScriptedCoordinator, jump: float
+) -> None:
+    rig, peer = await registered(start, coordinator)
+    rig.skew += jump
+    await rig.time.advance(1)
+    await rig.phase(Phase.WAITING)
+    assert await peer.hear_to_the_end() == 1000
+    await rig.time.advance(1)
+    again = await coordinator.next_peer()
+    await again.accept()
+    await rig.phase(Phase.REGISTERED)
+    await rig.time.advance(60)
+    assert rig.link.state.phase is Phase.REGISTERED
+    assert sum(isinstance(message, Register) for message in again.heard) == 1
+    assert len(coordinator.requests) == 2
+
+
 async def test_another_provider_on_the_machine_is_explained_and_not_fought(
     start: Start, coordinator: ScriptedCoordinator
 ) -> None:

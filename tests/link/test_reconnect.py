@@ -98,6 +98,12 @@ def test_foreign_text_is_shown_on_one_short_line_without_credentials() -> None:
     assert len(why) < 160
 
 
+def test_a_failure_that_travels_as_an_exception_says_what_happened() -> None:
+    error = f.LinkDownError(f.PeerSilent())
+    assert error.failure == f.PeerSilent()
+    assert str(error) == f.PeerSilent().problem().what
+
+
 # ---------------------------------------------------------------- delays
 
 

@@ -50,6 +50,11 @@ class Driver:
             actions += self.tell(events.Tick())
         return actions
 
+    def jump(self, seconds: float) -> list[do.Action]:
+        """The clock is set, and the next tick comes."""
+        self.now += seconds
+        return self.tell(events.Tick())
+
 
 @pytest.fixture
 def driver() -> Driver:
@@ -177,6 +182,54 @@ def test_a_suspicious_session_that_never_gets_quiet_is_given_up(registered: Driv
         do.AbortJobs("the connection to the coordinator was given up"),
         do.Reconnect(ChallengesStopped(721.0)),
     ]
+
+
+# ---------------------------------------------------------------- clocks that jump
+
+HOUR, DAY = 3600.0, 86_400.0
+
+
+@pytest.mark.parametrize("jump", [HOUR, DAY])
+def test_a_clock_set_back_changes_nothing(registered: Driver, jump: float) -> None:
+    registered.pass_time(7)
+    assert registered.jump(-jump) == []
+    actions = registered.pass_time(60)
+    assert set(map(type, actions)) == {do.SendHeartbeat}
+    assert actions.count(do.SendHeartbeat()) == 12
+    assert registered.jump(-jump) == []
+    assert registered.pass_time(280).count(do.SendHeartbeat()) == 56
+    # 347 s without a challenge so far: the suspicion comes when it is due, not hours later.
+    assert do.SendRegister("no challenge for too long") not in registered.pass_time(13)
+    assert do.SendRegister("no challenge for too long") in registered.pass_time(1)
+
+
+@pytest.mark.parametrize("jump", [HOUR, DAY])
+def test_a_clock_set_ahead_reconnects_once_for_the_coordinator_may_have_given_up(
+    registered: Driver, jump: float
+) -> None:
+    registered.hear(request("a"))
+    abort, reconnect = registered.jump(jump)
+    assert isinstance(abort, do.AbortJobs)
+    assert reconnect == do.Reconnect(HeartbeatOverdue(jump))
+    assert registered.pass_time(60) == []
+
+
+@pytest.mark.parametrize("jump", [HOUR, DAY])
+def test_a_clock_set_back_while_draining_moves_the_deadline_along(
+    registered: Driver, jump: float
+) -> None:
+    registered.hear(request("a"))
+    registered.jump(-jump)
+    registered.tell(events.Drain(registered.now + 30))
+    registered.pass_time(10)
+    registered.jump(-jump)
+    assert do.CloseConnection() not in registered.pass_time(19)
+    assert registered.pass_time(1)[-1] == do.CloseConnection()
+
+
+def test_a_clock_set_back_does_not_hide_a_registration_nobody_took(driver: Driver) -> None:
+    driver.jump(-HOUR)
+    assert driver.pass_time(15)[-1] == do.Reconnect(NotAccepted(15.0))
 
 
 # ---------------------------------------------------------------- jobs

@@ -81,6 +81,8 @@ class Rig:
 
     def __init__(self, url: str, limits: SocketLimits) -> None:
         self.time = ManualTime()
+        self.skew = 0.0
+        """By how much the clock was set: what it shows, not how fast time passes."""
         self.facts = Facts()
         self.jobs = Jobs()
         self.chance = 0.5
@@ -90,7 +92,7 @@ class Rig:
             url=url,
             facts=self.facts,
             jobs=self.jobs,
-            clock=self.time.clock,
+            clock=lambda: self.time.clock() + self.skew,
             random=lambda: self.chance,
             on_state=self._note,
             sleep=self.time.sleep,

@@ -36,6 +36,16 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+THINK, THINK_END = "<think>", "</think>"
+THINKING_TEMPLATE = CHAT_TEMPLATE.replace(
+    "{% endif %}",
+    "{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}"
+    "{% elif opens_thoughts %}{{ '<think>\\n' }}{% endif %}{% endif %}",
+)
+"""In the style of Qwen3: the model may think unless `enable_thinking` is false. With
+`opens_thoughts` the prompt ends within them, as those of Qwen3's thinking models do."""
+
 _HIDDEN, _LAYERS, _HEADS, _KV_HEADS, _INNER = 64, 2, 4, 2, 128
 _TEXT = """
 the and that have with this from they will would there their what about which when make like time
@@ -46,12 +56,17 @@ _SHARPNESS = 3.0
 """Standard deviation of the logits: far enough apart that sums in another order change nothing."""
 
 
-def build_tiny_model(path: Path, *, seed: int = 7) -> Path:
-    """Write the model into the folder `path` (created) and return it."""
+def build_tiny_model(path: Path, *, seed: int = 7, thinks: bool = False) -> Path:
+    """Write the model into the folder `path` (created) and return it.
+
+    With `thinks` its vocabulary has the markers of thoughts, and its template is
+    `THINKING_TEMPLATE`. It never writes a marker unless a bias makes it.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer((*SPECIAL, THINK, THINK_END) if thinks else SPECIAL)
     tokenizer.save(str(path / "tokenizer.json"))
-    _write_json(path / "tokenizer_config.json", _tokenizer_config())
+    template = THINKING_TEMPLATE if thinks else CHAT_TEMPLATE
+    _write_json(path / "tokenizer_config.json", _tokenizer_config(template))
     vocabulary = tokenizer.get_vocab_size()
     _write_json(path / "config.json", _config(tokenizer, vocabulary))
     specs = list(_specs(vocabulary))
@@ -60,9 +75,9 @@ def build_tiny_model(path: Path, *, seed: int = 7) -> Path:
     return path
 
 
-def _tokenizer() -> Tokenizer:
+def _tokenizer(special: tuple[str, ...]) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
     merges: list[tuple[str, str]] = []
     words = _TEXT.split()
     # Letters become words first, then a word and the space before it become one token.
@@ -75,18 +90,18 @@ def _tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+        [AddedToken(token, special=True, normalized=False) for token in special]
     )
     return tokenizer
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config(chat_template: str) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": EOS,
         "bos_token": "<|im_start|>",
         "pad_token": EOS,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
         "model_max_length": CONTEXT_LENGTH,
         "clean_up_tokenization_spaces": False,
     }
@@ -153,7 +168,7 @@ def _silent(tokenizer: Tokenizer) -> list[int]:
     return [
         index
         for token, index in tokenizer.get_vocab().items()
-        if token in SPECIAL or not token.removeprefix("Ġ").isascii()
+        if token in (*SPECIAL, THINK, THINK_END) or not token.removeprefix("Ġ").isascii()
     ]
 
 

@@ -31,6 +31,7 @@ from darkbloom_provider.account.replies import (
     DeviceGrant,
     DeviceStatus,
     ErrorDetail,
+    FleetList,
     Health,
     NodeEarnings,
     PriceList,
@@ -116,6 +117,10 @@ class CoordinatorClient:
     async def health(self) -> Health:
         """Whether the coordinator is up, and how many providers are connected."""
         return await self._get("/health", Health)
+
+    async def providers(self) -> FleetList:
+        """Everybody who is connected. Long on a large network."""
+        return await self._get("/v1/providers/attestation", FleetList)
 
     async def pricing(self) -> PriceList:
         """The price table, operator's settings included."""

@@ -81,6 +81,19 @@ class Health(Reply):
     """What this coordinator can beyond the network's own one; that one does not send the key."""
 
 
+class FleetEntry(Reply):
+    """One provider of `GET /v1/providers/attestation`, as far as it is read here."""
+
+    memory_gb: Count = 0
+    models: Annotated[tuple[Line, ...], BeforeValidator(_null_is_empty)] = ()
+
+
+class FleetList(Reply):
+    """`GET /v1/providers/attestation`: everybody who is connected."""
+
+    providers: Annotated[tuple[FleetEntry, ...], BeforeValidator(_null_is_empty)]
+
+
 class ModelPrice(Reply):
     """One row of `GET /v1/pricing`: micro-USD per 1 000 000 tokens."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -22,11 +21,11 @@ from darkbloom_provider.account.login import wait_for_approval
 from darkbloom_provider.account.refusals import TokenRefusedError
 from darkbloom_provider.account.replies import DEVICE_TOKEN_READ, DeviceCode
 from darkbloom_provider.cli.context import Invocation, coordinator_option, pass_invocation
+from darkbloom_provider.cli.reload import reload_account
 from darkbloom_provider.errors import DarkbloomError
 
 INTERRUPTED = 130
 """Exit code of a command ended by Ctrl-C."""
-PROBE_S = 1.0
 
 
 @click.command("login")
@@ -61,17 +60,14 @@ def command(ctx: click.Context, invocation: Invocation, *, coordinator: str | No
         whose = f"account {account}" if account else "an account"
         invocation.out.print(f"This machine is already linked to {whose} at {base_url}.")
         invocation.out.print("To link it to another one, run `darkbloom logout` first.")
+        if (running := reload_account(invocation, base_url)) is not None:
+            invocation.out.print(running)
         return
     place = _save(store, base_url, credentials)
     whose = f" to account {credentials.account_id}" if credentials.account_id else ""
     invocation.out.print(f"Linked{whose}. The token is kept in {place}.")
-    if daemon_runs(invocation):
-        invocation.out.print(
-            "The running provider uses it from its next start: `darkbloom stop`, then "
-            "`darkbloom start`."
-        )
-    else:
-        invocation.out.print("Start earning with `darkbloom start`.")
+    running = reload_account(invocation, base_url)
+    invocation.out.print(running or "Start earning with `darkbloom start`.")
 
 
 async def link(
@@ -108,17 +104,6 @@ def has_browser(environ: Mapping[str, str], platform: str = sys.platform) -> boo
     if "SSH_CONNECTION" in environ:
         return False
     return platform == "darwin" or bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
-
-
-def daemon_runs(invocation: Invocation) -> bool:
-    """Whether a provider runs for this home: somebody listens on its control socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(str(invocation.home.control_socket))
-        except OSError:
-            return False
-    return True
 
 
 async def _still_good(client: CoordinatorClient, credentials: Credentials) -> bool:

@@ -13,7 +13,7 @@ from darkbloom_provider.account.credentials import (
     DamagedTokenError,
 )
 from darkbloom_provider.cli.context import Invocation, coordinator_option, pass_invocation
-from darkbloom_provider.cli.login import daemon_runs
+from darkbloom_provider.cli.reload import reload_account
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.logs import Secret
 
@@ -36,6 +36,7 @@ def command(invocation: Invocation, *, coordinator: str | None) -> None:
     except DamagedTokenError:
         store.delete(base_url)
         out.print(f"{ONLY_LOCAL}: it was damaged, so it could not be revoked.")
+        _tell_provider(invocation, base_url)
         return
     if credentials is None:
         out.print(f"This machine is not linked to an account at {base_url}. Nothing was done.")
@@ -46,13 +47,18 @@ def command(invocation: Invocation, *, coordinator: str | None) -> None:
     outcome = asyncio.run(_revoke(base_url, credentials.token))
     store.delete(base_url)
     out.print(outcome)
-    if daemon_runs(invocation):
-        out.print("The running provider keeps its session until `darkbloom stop`.")
+    _tell_provider(invocation, base_url)
     left = store.load(base_url)
     if left is not None:
         _leave(invocation, left)
     else:
         out.print("Run `darkbloom login` to link this machine again.")
+
+
+def _tell_provider(invocation: Invocation, base_url: str) -> None:
+    running = reload_account(invocation, base_url)
+    if running is not None:
+        invocation.out.print(running)
 
 
 async def _revoke(base_url: str, token: Secret) -> str:

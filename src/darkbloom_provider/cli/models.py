@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from darkbloom_provider.cli.context import Invocation, json_option, pass_invocation
+from darkbloom_provider.cli.reload import reload_models
 from darkbloom_provider.models import gguf_import, store
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.models.gguf_import import ImportResult, PrecisionChoice
@@ -93,13 +94,14 @@ def import_model(
                 task, completed=fraction, description=phase
             ),
         )
+    model = result.model
+    running = reload_models(invocation, model.id)
     if as_json:
         click.echo(json.dumps(_imported(result), allow_nan=False))
         return
-    model = result.model
     verb = "was installed before" if result.already_there else "is installed"
     invocation.out.print(f"{model.id} {verb} ({_size(model)}, {model.quantization}).")
-    invocation.out.print(f"Next: darkbloom serve --model {model.id}")
+    invocation.out.print(running or f"Next: darkbloom serve --model {model.id}")
 
 
 def _table(found: Survey, catalogue: Catalogue) -> Table:

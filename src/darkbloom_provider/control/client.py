@@ -17,10 +17,14 @@ from darkbloom_provider.control.models import (
     DEFAULT_DRAIN_SECONDS,
     DRAIN_PATH,
     HOST,
+    RELOAD_ACCOUNT_PATH,
+    RELOAD_MODELS_PATH,
     STATUS_PATH,
     VERSION_HEADER,
+    AccountReload,
     DrainReply,
     DrainRequest,
+    ModelsReload,
     Refusal,
     StatusReport,
 )
@@ -59,6 +63,24 @@ class DaemonClient:
             UnreachableError: No daemon runs, or it does not answer.
         """
         return self._ask("POST", DRAIN_PATH, DrainReply, DrainRequest(deadline_s=deadline_s))
+
+    def reload_account(self) -> AccountReload:
+        """Have the daemon take up the token that is stored now, or do without one.
+
+        Raises:
+            UnreachableError: No daemon runs, or it does not answer.
+            DarkbloomError: It cannot read the token.
+        """
+        return self._ask("POST", RELOAD_ACCOUNT_PATH, AccountReload)
+
+    def reload_models(self) -> ModelsReload:
+        """Have the daemon serve the models that are installed now. Cuts no stream.
+
+        Raises:
+            UnreachableError: No daemon runs, or it does not answer.
+            DarkbloomError: It does not serve yet or any more, or there is nothing to serve.
+        """
+        return self._ask("POST", RELOAD_MODELS_PATH, ModelsReload)
 
     def _ask(
         self, method: str, path: str, kind: type[_Model], body: BaseModel | None = None

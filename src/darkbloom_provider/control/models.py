@@ -13,6 +13,8 @@ VERSION_HEADER = "Darkbloom-Version"
 
 STATUS_PATH = "/v1/status"
 DRAIN_PATH = "/v1/drain"
+RELOAD_ACCOUNT_PATH = "/v1/reload/account"
+RELOAD_MODELS_PATH = "/v1/reload/models"
 
 DEFAULT_DRAIN_SECONDS = 120.0
 """How long running requests may take to finish after a stop was asked for."""
@@ -160,6 +162,28 @@ class DrainReply(_Model):
 
     pid: int
     in_flight: int
+
+
+class AccountReload(_Model):
+    """The daemon has looked anew for the token of the account it earns for."""
+
+    coordinator: str | None = None
+    """The websocket address it works for; None if it serves this machine only."""
+    linked: bool = False
+    changed: bool = False
+    """The token is another one than before: it registers again, once no request runs."""
+    in_flight: int = 0
+    """Requests that the registration waits for."""
+
+
+class ModelsReload(_Model):
+    """The daemon has looked anew for the models on this machine."""
+
+    models: tuple[str, ...] = ()
+    """Those it serves from now on; new ones once they are loaded."""
+    changed: bool = False
+    left_out: tuple[str, ...] = ()
+    """Why others are not served."""
 
 
 class Refusal(_Model):

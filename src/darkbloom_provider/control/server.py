@@ -26,13 +26,18 @@ from darkbloom_provider.control import sockets
 from darkbloom_provider.control.models import (
     DRAIN_PATH,
     HOST,
+    RELOAD_ACCOUNT_PATH,
+    RELOAD_MODELS_PATH,
     STATUS_PATH,
     VERSION_HEADER,
+    AccountReload,
     DrainReply,
     DrainRequest,
+    ModelsReload,
     Refusal,
     StatusReport,
 )
+from darkbloom_provider.errors import DarkbloomError
 
 MAX_BODY_BYTES = 64 * 1024
 CLOSE_SECONDS = 1
@@ -40,7 +45,7 @@ CLOSE_SECONDS = 1
 
 
 class Daemon(Protocol):
-    """What the local socket needs of the daemon. Neither method may wait for anything."""
+    """What the local socket needs of the daemon. Only the reloads may wait, for the disk."""
 
     def status(self) -> StatusReport:
         """What the daemon does now."""
@@ -48,6 +53,14 @@ class Daemon(Protocol):
 
     def drain(self, deadline_s: float) -> DrainReply:
         """Begin to stop."""
+        ...
+
+    async def reload_account(self) -> AccountReload:
+        """Look anew for the token of the account."""
+        ...
+
+    async def reload_models(self) -> ModelsReload:
+        """Look anew for the models on this machine."""
         ...
 
 
@@ -66,17 +79,25 @@ def application(daemon: Daemon, version: str = __version__) -> ASGIApp:
             return _answer(Refusal(error=f"{where}: {first['msg']}"), 400)
         return _answer(daemon.drain(wanted.deadline_s), 202)
 
-    return _Guard(Starlette(routes=_routes(status=status, drain=drain)), version)
-
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _routes(*, status: Handler, drain: Handler) -> list[Route]:
-    return [
+    routes = [
         Route(STATUS_PATH, status, methods=["GET"]),
         Route(DRAIN_PATH, drain, methods=["POST"]),
+        Route(RELOAD_ACCOUNT_PATH, _reload(daemon.reload_account), methods=["POST"]),
+        Route(RELOAD_MODELS_PATH, _reload(daemon.reload_models), methods=["POST"]),
     ]
+    return _Guard(Starlette(routes=routes), version)
+
+
+def _reload(
+    load: Callable[[], Awaitable[BaseModel]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def reload(_request: Request) -> Response:
+        try:
+            return _answer(await load())
+        except DarkbloomError as error:
+            return _answer(Refusal(error=str(error), next_step=error.next_step), 409)
+
+    return reload
 
 
 def _answer(model: BaseModel, status_code: int = 200) -> Response:

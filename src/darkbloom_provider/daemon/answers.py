@@ -119,19 +119,20 @@ class Answers:
 
         def parser_for(choice: _Choice) -> Parser:
             call_id = _call_ids(request, request_id, choice.index)
-            if request.tool_choice.mode == "required":
-                return ForcedCallParser(request.tools, request.tool_choice.name, call_id)
-            return factory.parser(
+            parser = factory.parser(
                 call_id=call_id,
                 tools=request.tools,
                 thinking_open=factory.thinking_open(choice.generation.prompt_end),
             )
+            if request.tool_choice.mode == "required":
+                return ForcedCallParser(request.tools, request.tool_choice.name, call_id, parser)
+            return parser
 
         return Answering(request, answer, choices, parser_for, self._tasks)
 
     def _factory(self, request: TextRequest) -> ParserFactory:
-        # A prompt is continued and a schema obeyed as they stand: markers mean nothing there.
-        if request.prompts or request.response_format is not None:
+        # A prompt is continued as it stands: markers mean nothing there.
+        if request.prompts:
             return PLAIN
         model = self._inference.loaded(request.model)
         if model is None:
@@ -140,7 +141,8 @@ class Answers:
         if known is None or known[0] is not model:
             factory = choose(model.chat_template or "", model.special_tokens.__contains__)
             known = self._writes[request.model] = (model, factory)
-        return known[1]
+        structured = request.response_format is not None or request.tool_choice.mode == "required"
+        return known[1].held_to_a_structure if structured else known[1]
 
 
 @dataclass(slots=True, eq=False)

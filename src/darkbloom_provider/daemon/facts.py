@@ -165,10 +165,13 @@ class ProviderFacts:
         self._signing_key: SigningKey = machine.enclave_key or SoftwareKey()
         self._speeds = speeds
         self._metrics = SystemMetrics()
+        self.linked = False
+        """Whether the latest registration named an account, which is then credited."""
 
     def registration(self) -> tuple[Register, str | None]:
         """The register message, and the attestation if there is one, as raw JSON."""
         token = self._activity.token()
+        self.linked = token is not None
         register = Register(
             hardware=self._machine.hardware,
             models=self._activity.models(),

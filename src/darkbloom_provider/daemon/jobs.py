@@ -188,6 +188,8 @@ class JobRunner:
         digest = signed.response_hash(request_id, usage.completion_tokens, "".join(job.served))
         # A cancel that arrives now is the coordinator's usual one after the end, or too late.
         job.ending = True
+        # Before the wait: at a job's end the provider may register again, with another account.
+        linked = self._terms.linked()
         await job.reply.complete(
             usage, response_hash=digest, se_signature=await self._signature(digest)
         )
@@ -201,7 +203,7 @@ class JobRunner:
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 provider_key=self._terms.key_pair.public_text,
-                linked=self._terms.linked(),
+                linked=linked,
                 estimate_micro_usd=money.cost(
                     usage.prompt_tokens, usage.completion_tokens, self._terms.price(model)
                 ),

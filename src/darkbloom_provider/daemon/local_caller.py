@@ -15,13 +15,16 @@ from darkbloom_provider.protocol.requests.request import Dialect
 
 BODY_SECONDS: Final = 60.0
 """How long a caller may take to send its request."""
+UNREAD_SECONDS: Final = 600.0
+"""How long a caller may read nothing of its answer, which stands still meanwhile and holds memory.
+The network gives a consumer as long."""
 
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 
 
 class CallerLeftError(Exception):
-    """The caller hung up."""
+    """The caller hung up, or has stopped reading."""
 
 
 class Caller:
@@ -32,13 +35,23 @@ class Caller:
         send: The way back. Waits while the caller is slow.
         dialect: The shape of errors.
         request_id: Told with the answer.
+        patience_s: How long a piece of the answer may wait to be read.
     """
 
-    def __init__(self, receive: Receive, send: Send, dialect: Dialect, request_id: str) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        dialect: Dialect,
+        request_id: str,
+        *,
+        patience_s: float = UNREAD_SECONDS,
+    ) -> None:
         self._receive = receive
         self._send = send
         self._dialect: Dialect = dialect
         self.request_id = request_id
+        self._patience_s = patience_s
         self._streaming = False
         self.left = False
 
@@ -82,11 +95,20 @@ class Caller:
         on_leaving()
 
     async def write(self, data: bytes, *, last: bool) -> None:
-        """Send a piece of an event stream. Returns at once if nobody reads it any more."""
+        """Send a piece of an event stream. Returns at once if the caller has hung up.
+
+        Raises:
+            CallerLeftError: The caller reads nothing any more.
+        """
         if not self._streaming:
             self._streaming = True
             await self._start(HTTPStatus.OK, *_STREAM)
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        piece = {"type": "http.response.body", "body": data, "more_body": not last}
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._send(piece)
+        except TimeoutError:
+            raise CallerLeftError from None
 
     async def answer(self, data: bytes, status: int = HTTPStatus.OK, **more: bytes) -> None:
         """Send one JSON document."""

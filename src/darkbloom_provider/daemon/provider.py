@@ -22,6 +22,7 @@ from darkbloom_provider.config import Config
 from darkbloom_provider.control.models import DEFAULT_DRAIN_SECONDS, StatusReport
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.presence import Fleet, fleet_of
 from darkbloom_provider.daemon.rooms import Engine, Link
 from darkbloom_provider.daemon.supervisor import Assignment, Supervisor, Surroundings
 from darkbloom_provider.earnings.journal import Journal
@@ -117,6 +118,14 @@ class RealRooms:
         """The token for the configured coordinator, from the keyring or the file."""
         return CredentialStore(self._home, self._environ).load(self._config.coordinator.base_url)
 
+    async def fleet(self) -> Fleet:
+        """What the configured coordinator tells everybody. No token goes along."""
+        # The HTTP client takes memory that a daemon with work never needs.
+        from darkbloom_provider.account.client import CoordinatorClient  # noqa: PLC0415 - see above
+
+        async with CoordinatorClient(self._config.coordinator.base_url) as client:
+            return await fleet_of(client)
+
     def sample(self) -> SystemMetrics:
         """How busy the machine is."""
         return metrics.sample()
@@ -196,6 +205,7 @@ def engine_settings(config: Config, memory_bytes: int) -> EngineSettings:
     return EngineSettings(
         max_running=EngineSettings().max_running if config.backend.continuous_batching else 1,
         memory_ceiling_gb=ceiling,
+        prompt_cache_gb=config.backend.prompt_cache_gb,
     )
 
 

@@ -11,6 +11,7 @@ from darkbloom_provider.control.models import JobCounts
 from darkbloom_provider.daemon import books, slots
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts
 from darkbloom_provider.daemon.jobs import JobRunner
+from darkbloom_provider.daemon.presence import Fleet
 from darkbloom_provider.daemon.terms import Inference
 from darkbloom_provider.engine.requests import EngineSnapshot
 from darkbloom_provider.host.posture import Posture
@@ -50,6 +51,10 @@ class Link(Front, Protocol):
         """Where the link is."""
         ...
 
+    def request_reregister(self, reason: str) -> None:
+        """Register again with the facts of now, as soon as no job runs."""
+        ...
+
 
 class Work(Protocol):
     """What is being served, wherever it came in. Methods return at once, but for `idle`."""
@@ -79,7 +84,8 @@ class Rooms(Protocol):
     """The parts a daemon is made of.
 
     `machine`, `runtime`, `installed`, `credentials`, `sample`, `open_journal` and `relieve` may
-    block: they are called on a thread. The others return at once.
+    block: they are called on a thread. The others return at once, but for `fleet`, which waits for
+    the network.
     """
 
     def machine(self) -> Machine:
@@ -96,6 +102,10 @@ class Rooms(Protocol):
 
     def credentials(self) -> Credentials | None:
         """What links this machine to an account."""
+        ...
+
+    async def fleet(self) -> Fleet:
+        """Who is on the coordinator's list. May fail with a `DarkbloomError`."""
         ...
 
     def sample(self) -> SystemMetrics:

@@ -11,7 +11,7 @@ from darkbloom_provider import logs
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.control.models import ModelState
 from darkbloom_provider.engine.errors import NoRoomError
-from darkbloom_provider.errors import DarkbloomError, ModelError
+from darkbloom_provider.errors import ConfigError, DarkbloomError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from darkbloom_provider.protocol.messages import ModelInfo
 
@@ -48,6 +48,8 @@ class Choice:
 
     models: tuple[InstalledModel, ...]
     left_out: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    """Ids of those to load at the start; empty means as many as fit."""
 
 
 def choose(
@@ -64,6 +66,7 @@ def choose(
 
     Raises:
         ModelError: None is installed, or one that was asked for is not.
+        ConfigError: `preload_models` names one that is not served, and the command line names none.
     """
     by_id = {model.id: model for model in installed}
     if not by_id:
@@ -78,10 +81,24 @@ def choose(
             )
     models = [by_id[model_id] for model_id in wanted or by_id]
     room = settings.max_model_slots
+    served = tuple(model.id for model in models[:room])
     return Choice(
         tuple(models[:room]),
         tuple(f"{model.id} is not served: max_model_slots is {room}" for model in models[room:]),
+        _preload(settings, served, narrowed=bool(named)),
     )
+
+
+def _preload(settings: BackendSection, served: Sequence[str], *, narrowed: bool) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(settings.preload_models))
+    for model_id in wanted:
+        if model_id not in served and not narrowed:
+            raise ConfigError(
+                f"backend.preload_models names {model_id}, which is not served",
+                why=f"served: {', '.join(served)}",
+                next_step="take it out, or serve it: [backend] enabled_models, max_model_slots",
+            )
+    return tuple(model_id for model_id in wanted if model_id in served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +126,26 @@ class ModelSlots:
     """Loads the chosen models one after the other, unloads idle ones, knows which can answer.
 
     As many are warm at once as fit; the others take the place of idle ones when they are asked for.
+
+    Args:
+        models: Those to serve.
+        clock: Monotonic seconds.
+        preload: Ids of those to load at the start; empty means as many as fit.
     """
 
-    def __init__(self, models: Sequence[InstalledModel], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: Sequence[InstalledModel],
+        clock: Callable[[], float],
+        preload: Sequence[str] = (),
+    ) -> None:
+        self._preload = tuple(preload)
         self._slots = {model.id: Slot(model) for model in models}
         self._clock = clock
         self._engine: Loader | None = None
         self.last_failure: LoadFailure | None = None
+        self._leaving: set[str] = set()
+        """Ids whose weights in memory are out of date: unloaded once nobody uses them."""
 
     def snapshot(self) -> tuple[Slot, ...]:
         """Every slot as of now."""
@@ -145,14 +175,26 @@ class ModelSlots:
         )
 
     async def load_all(self, engine: Loader) -> None:
-        """Load every model that fits; one that fails does not keep the others from serving.
+        """Load the models for the start; one that fails does not keep the others from serving.
 
         Raises:
             DarkbloomError: None could be loaded; the first one's reason.
         """
         self._engine = engine
+        failures = await self.load_waiting(engine)
+        if failures and not self.servable():
+            raise failures[0]
+
+    async def load_waiting(self, engine: Loader) -> list[DarkbloomError]:
+        """Load every model that was not tried yet, if it fits; why those that failed did."""
         failures: list[DarkbloomError] = []
-        for model_id in self._slots:
+        at_start = self._preload or tuple(self._slots)
+        for model_id, slot in self._slots.items():
+            if slot.state == "waiting" and model_id not in at_start:
+                self._set(model_id, "idle", "loaded when it is asked for")
+        for model_id in at_start:
+            if self._slots[model_id].state != "waiting":
+                continue
             try:
                 await self._load(engine, model_id, make_room=False)
             except NoRoomError as error:
@@ -164,8 +206,47 @@ class ModelSlots:
             except DarkbloomError as error:
                 failures.append(error)
                 self._failed(model_id, error)
-        if failures and not self.servable():
-            raise failures[0]
+        return failures
+
+    def change_to(self, models: Sequence[InstalledModel], preload: Sequence[str] = ()) -> bool:
+        """Serve these from now on; False if nothing changes. Touches nothing that runs.
+
+        New ones wait for `load_waiting`. What is in memory of those that left or were replaced
+        on the disk goes with `unload_leaving`.
+        """
+        before = self._slots
+        self._preload = tuple(preload)
+        if [slot.model for slot in before.values()] == list(models):
+            return False
+        self._slots = {model.id: _renewed(before.get(model.id), model) for model in models}
+        for model_id, slot in before.items():
+            kept = self._slots.get(model_id)
+            if kept is None or kept.model != slot.model:
+                self._leaving.add(model_id)
+        return True
+
+    async def unload_leaving(
+        self, engine: Loader, in_flight: Callable[[], Mapping[str, int]]
+    ) -> int:
+        """Unload weights that are out of date and that no request uses; how many there were."""
+        unloaded = 0
+        for model_id in sorted(self._leaving):
+            if in_flight().get(model_id):
+                continue
+            self._leaving.discard(model_id)
+            if engine.loaded(model_id) is None:
+                continue
+            # Before the first wait: a request that comes meanwhile loads it again, in order.
+            self._set(model_id, "idle")
+            try:
+                await engine.unload(model_id)
+            except DarkbloomError as error:
+                self._leaving.add(model_id)
+                _log.warning("model not unloaded yet", model=model_id, why=str(error))
+            else:
+                _log.info("model unloaded, replaced or removed", model=model_id)
+                unloaded += 1
+        return unloaded
 
     async def prepare(self, engine: Loader, model_id: str) -> None:
         """Note that a servable model is asked for, and have it in memory on return.
@@ -174,7 +255,9 @@ class ModelSlots:
             DarkbloomError: It cannot be loaded again; the next request tries anew.
         """
         self._notice_evictions()
-        slot = self._slots[model_id]
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelError(f"The model {model_id} is not served any more")
         self._slots[model_id] = replace(slot, used_at=self._clock())
         if slot.state == "ready":
             return
@@ -210,9 +293,12 @@ class ModelSlots:
         except DarkbloomError as error:
             _log.error("model not loaded", model=model_id, why=str(error))
             raise
-        self._set(model_id, "ready")
-        self._slots[model_id] = replace(self._slots[model_id], used_at=self._clock())
         _log.info("model loaded", model=model_id)
+        now = self._slots.get(model_id)
+        if now is None or now.model != model:  # replaced or removed while it was read
+            self._leaving.add(model_id)
+        if now is not None:
+            self._slots[model_id] = replace(now, state="ready", detail=None, used_at=self._clock())
 
     def _notice_evictions(self) -> None:
         """The engine unloads idle models by itself when work would not fit otherwise."""
@@ -228,4 +314,12 @@ class ModelSlots:
         self.last_failure = LoadFailure(model_id, str(error), self._clock())
 
     def _set(self, model_id: str, state: ModelState, detail: str | None = None) -> None:
-        self._slots[model_id] = replace(self._slots[model_id], state=state, detail=detail)
+        if (slot := self._slots.get(model_id)) is not None:
+            self._slots[model_id] = replace(slot, state=state, detail=detail)
+
+
+def _renewed(slot: Slot | None, model: InstalledModel) -> Slot:
+    """The slot of a model that is installed now, given the one it had before."""
+    if slot is None or (slot.state == "failed" and slot.model != model):
+        return Slot(model)
+    return replace(slot, model=model)

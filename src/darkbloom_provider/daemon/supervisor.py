@@ -16,32 +16,35 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from darkbloom_provider import __version__, logs
-from darkbloom_provider.account.credentials import Credentials
 from darkbloom_provider.control.models import (
     DEFAULT_DRAIN_SECONDS,
+    AccountReload,
     DrainReply,
     JobCounts,
     LocalStatus,
+    ModelsReload,
     Phase,
     StatusReport,
 )
 from darkbloom_provider.control.server import serving
-from darkbloom_provider.daemon import books, slots
+from darkbloom_provider.daemon import books
 from darkbloom_provider.daemon.answers import Answers
 from darkbloom_provider.daemon.assignment import Assignment, LocalEndpoint, Surroundings
+from darkbloom_provider.daemon.desired import Desired
 from darkbloom_provider.daemon.facts import Machine, ProviderFacts, attestation_of
 from darkbloom_provider.daemon.instance import single_instance
 from darkbloom_provider.daemon.jobs import JobRunner
 from darkbloom_provider.daemon.local_api import LocalApi
 from darkbloom_provider.daemon.local_server import LocalServer, address, listening
+from darkbloom_provider.daemon.presence import Listed, Presence
 from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
-from darkbloom_provider.daemon.slots import ModelSlots
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds, hardware_name
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
 from darkbloom_provider.daemon.state_file import StateFile
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
+from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.host import privacy
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.runtime import Hashes
@@ -89,9 +92,9 @@ class Supervisor:
         self._life: asyncio.Task[None] | None = None
         self._machine: Machine | None = None
         self._privacy: Mapping[str, privacy.Check] = {}
-        self._credentials: Credentials | None = None
-        self._slots = ModelSlots((), around.clock)
+        self._desired = Desired(assignment, rooms, around.clock)
         self._warnings: tuple[str, ...] = ()
+        self._background: list[asyncio.Task[None]] = []
         self._books: books.Books | None = None
         self._engine: Engine | None = None
         self._jobs: Work | None = None
@@ -108,6 +111,7 @@ class Supervisor:
 
     def _look(self) -> tuple[DaemonState, Moment]:
         jobs, link, machine = self._jobs, self._link, self._machine
+        credentials = self._desired.credentials
         settings = self._assignment.config
         state = DaemonState(
             version=__version__,
@@ -116,23 +120,23 @@ class Supervisor:
             started_at=self._started_at,
             coordinator_url=settings.coordinator.url,
             link=None if link is None else link.state,
-            linked=self._credentials is not None,
-            account_id=None if self._credentials is None else self._credentials.account_id,
+            linked=credentials is not None,
+            account_id=None if credentials is None else credentials.account_id,
             wallet_address=None if machine is None else machine.wallet_address,
             posture_setting=settings.attestation.posture,
             posture=None if machine is None else machine.posture,
             privacy=self._privacy,
-            slots=self._slots.snapshot(),
+            slots=self._desired.slots.snapshot(),
             jobs=JobCounts() if jobs is None else jobs.counts(),
             in_flight={} if jobs is None else jobs.in_flight(),
             books=None if self._books is None else self._books.snapshot(),
-            warnings=self._warnings,
+            warnings=self._warnings + self._desired.left_out,
             local=self._local,
             process_start_micros=self._around.start_micros,
             attested=self._attested,
             memory_gib=None if machine is None else machine.hardware.memory_gb,
-            warm=self._slots.warm(),
-            load_failure=self._slots.last_failure,
+            warm=self._desired.slots.warm(),
+            load_failure=self._desired.slots.last_failure,
         )
         return state, Moment(self._around.now(), self._around.clock())
 
@@ -142,6 +146,48 @@ class Supervisor:
         return DrainReply(
             pid=self._around.pid,
             in_flight=0 if self._jobs is None else self._jobs.counts().in_flight,
+        )
+
+    async def reload_account(self) -> AccountReload:
+        """Take up the token that is stored now, or do without one; for the local socket.
+
+        What runs is finished, and credited, under the registration that it came in with.
+
+        Raises:
+            CredentialsError: The token cannot be read. The one in use stays.
+        """
+        if self._assignment.local is not None:
+            return AccountReload()
+        changed = await self._desired.read_account()
+        if changed and self._link is not None:
+            self._link.request_reregister("the account has changed")
+        return AccountReload(
+            coordinator=self._assignment.config.coordinator.url,
+            linked=self._desired.credentials is not None,
+            changed=changed,
+            in_flight=self.counts().in_flight,
+        )
+
+    async def reload_models(self) -> ModelsReload:
+        """Serve the models that are installed now; for the local socket. Cuts no stream.
+
+        Raises:
+            DarkbloomError: It does not serve yet or any more, or there is nothing to serve.
+        """
+        engine, jobs, tasks = self._engine, self._jobs, self._tasks
+        if self.phase != "serving" or engine is None or jobs is None or tasks is None:
+            raise DarkbloomError(
+                f"The provider is {self.phase}",
+                next_step="try again when `darkbloom status` says that it serves",
+            )
+        changed = await self._desired.choose_models_again()
+        if changed:
+            task = tasks.create_task(self._take_up_models(engine, jobs), name="models changed")
+            self._background.append(task)
+        return ModelsReload(
+            models=tuple(slot.model.id for slot in self._desired.slots.snapshot()),
+            changed=changed,
+            left_out=self._desired.left_out,
         )
 
     def stop(self, deadline_s: float = DEFAULT_DRAIN_SECONDS) -> None:
@@ -167,15 +213,16 @@ class Supervisor:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that can answer."""
-        return self._slots.infos()
+        return self._desired.slots.infos()
 
     def warm(self) -> tuple[str, ...]:
         """Ids of those in memory, the one used last first."""
-        return self._slots.warm()
+        return self._desired.slots.warm()
 
     def token(self) -> Secret | None:
         """The device token, if an account is linked."""
-        return None if self._credentials is None else self._credentials.token
+        credentials = self._desired.credentials
+        return None if credentials is None else credentials.token
 
     def counts(self) -> JobCounts:
         """Requests and tokens since the start."""
@@ -238,8 +285,8 @@ class Supervisor:
     ) -> None:
         self._machine = await asyncio.to_thread(self._rooms.machine)
         self._tell_posture(self._machine.posture)
-        await self._choose_models()
-        self._credentials = await asyncio.to_thread(self._rooms.credentials)
+        await self._desired.choose_models()
+        await self._desired.read_account()
         async with (
             books.opened(
                 self._rooms.open_journal,
@@ -254,14 +301,14 @@ class Supervisor:
 
     async def _live_locally(self, endpoint: LocalEndpoint, tasks: asyncio.TaskGroup) -> None:
         with listening(endpoint.port) as listener:
-            await self._choose_models()
+            await self._desired.choose_models()
             async with self._loaded() as engine:
                 tally = Tally()
                 api = LocalApi(
                     self._answers(engine, tally, tasks),
                     tally,
                     endpoint.key,
-                    models=self._slots.servable,
+                    models=self._desired.slots.servable,
                     new_id=lambda: secrets.token_hex(16),
                     tasks=tasks,
                     created=int(self._started_at.timestamp()),
@@ -271,22 +318,19 @@ class Supervisor:
                 )
                 await self._serve(engine, api, LocalServer(api, listener), tasks)
 
-    async def _choose_models(self) -> None:
-        choice = slots.choose(
-            await asyncio.to_thread(self._rooms.installed),
-            self._assignment.config.backend,
-            named=self._assignment.models,
-            all_models=self._assignment.all_models,
-        )
-        self._slots = ModelSlots(choice.models, self._around.clock)
-        self._warn(*choice.left_out)
+    async def _take_up_models(self, engine: Engine, jobs: Work) -> None:
+        if await self._desired.slots.unload_leaving(engine, jobs.in_flight):
+            await self._relieve()
+        await self._desired.slots.load_waiting(engine)
+        if self._link is not None:
+            self._link.request_reregister("the models have changed")
 
     @contextlib.asynccontextmanager
     async def _loaded(self) -> AsyncIterator[Engine]:
         self.phase = "loading"
         async with self._rooms.engine() as engine:
             self._engine = engine
-            await self._slots.load_all(engine)
+            await self._desired.slots.load_all(engine)
             self._rooms.seal()
             yield engine
 
@@ -294,14 +338,6 @@ class Supervisor:
         self, engine: Engine, machine: Machine, written: books.Books, tasks: asyncio.TaskGroup
     ) -> None:
         attestation = attestation_of(machine, self._key_pair.public_text, self._started_at)
-        terms = Terms(
-            key_pair=self._key_pair,
-            price=self._rooms.price,
-            linked=lambda: self._credentials is not None,
-            now=self._around.now,
-            # A signature that nobody has the key to is worth nothing.
-            enclave_key=None if attestation is None else machine.enclave_key,
-        )
         speeds = MeasuredSpeeds(self._assignment.home.root, hardware_name(machine.hardware))
         facts = ProviderFacts(
             machine,
@@ -312,12 +348,30 @@ class Supervisor:
             speeds=speeds,
         )
         self._attested = attestation is not None
+        terms = Terms(
+            key_pair=self._key_pair,
+            price=self._rooms.price,
+            linked=lambda: facts.linked,
+            now=self._around.now,
+            # A signature that nobody has the key to is worth nothing.
+            enclave_key=None if attestation is None else machine.enclave_key,
+        )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
         jobs = JobRunner(answers, written, terms, tally, tasks)
         link = self._link = self._rooms.link(facts, jobs, self._link_changed)
         every_s = self._assignment.config.coordinator.heartbeat_interval_secs
+        presence = Presence(
+            fleet=self._rooms.fleet,
+            me=lambda: Listed(
+                machine.hardware.memory_gb, frozenset(model.id for model in self.models())
+            ),
+            link=link,
+            jobs=lambda: _begun(jobs.counts()),
+            clock=self._around.clock,
+        )
         measuring = [
+            tasks.create_task(presence.keep(), name="presence"),
             tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics"),
             tasks.create_task(speeds.keep(engine.snapshot), name="speeds"),
         ]
@@ -332,7 +386,7 @@ class Supervisor:
     ) -> None:
         """Serve until told to stop; then drain, and let go of the engine."""
         self._jobs, self._front = jobs, front
-        background = [
+        self._background = background = [
             tasks.create_task(self._unload_idle(engine, jobs), name="idle models"),
             tasks.create_task(front.run(), name="front"),
         ]
@@ -374,17 +428,24 @@ class Supervisor:
 
     def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
         offer = Offer(
-            models=self._slots.servable, prepare=functools.partial(self._slots.prepare, engine)
+            models=self._desired.slots.servable,
+            prepare=functools.partial(self._desired.slots.prepare, engine),
         )
         return Answers(engine, offer, tally, tasks, self._around.now)
 
     async def _unload_idle(self, engine: Engine, jobs: Work) -> None:
         minutes = self._assignment.config.backend.idle_timeout_mins
-        while minutes:
+        while True:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
-            if await self._slots.unload_idle(engine, minutes * 60, jobs.in_flight):
-                await asyncio.to_thread(self._rooms.relieve)
-                _log.info("memory of unloaded models given back")
+            freed = await self._desired.slots.unload_leaving(engine, jobs.in_flight)
+            if minutes:
+                freed += await self._desired.slots.unload_idle(engine, minutes * 60, jobs.in_flight)
+            if freed:
+                await self._relieve()
+
+    async def _relieve(self) -> None:
+        await asyncio.to_thread(self._rooms.relieve)
+        _log.info("memory of unloaded models given back")
 
     def _link_changed(self, state: LinkState) -> None:
         if state.phase is link_state.Phase.REGISTERED:
@@ -402,6 +463,10 @@ class Supervisor:
                 'posture = "development": claimed without being true here: '
                 + ", ".join(sorted(posture.claimed))
             )
+
+
+def _begun(counts: JobCounts) -> int:
+    return counts.in_flight + counts.served + counts.failed + counts.cancelled
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -137,7 +137,7 @@ class Terms:
     key_pair: KeyPair
     price: Callable[[str], money.Price]
     linked: Callable[[], bool]
-    """Whether an account is linked, for the journal."""
+    """Whether the latest registration named an account, for the journal."""
     now: Callable[[], dt.datetime]
     flush_seconds: float = FLUSH_SECONDS
     max_jobs: int = MAX_JOBS

@@ -15,17 +15,18 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from darkbloom_provider.engine.breaker import Breaker
-from darkbloom_provider.engine.decoding import Decoding, Row, Token
+from darkbloom_provider.engine.decoding import Decoding, Parked, Row, Token
 from darkbloom_provider.engine.entry import Entry, Intake, failure
 from darkbloom_provider.engine.errors import (
     EngineError,
     OutOfServiceError,
 )
-from darkbloom_provider.engine.layers import Layer
+from darkbloom_provider.engine.layers import Layer, merge
 from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.line import Line
 from darkbloom_provider.engine.loading import Weights
 from darkbloom_provider.engine.pace import PrefillPace
+from darkbloom_provider.engine.prompt import EncodedPrompt
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.reading import Reading
 from darkbloom_provider.engine.requests import (
@@ -53,8 +54,6 @@ from darkbloom_provider.engine.updates import (
 )
 
 _PROBE_STEPS = 8
-_PROMPT_END = 16
-"""Tokens of a prompt's end that are told: enough for the markers that templates end in."""
 _GREEDY = SamplingParams(temperature=0)
 
 
@@ -93,6 +92,10 @@ class Batch:
         )
         self._speedometer = Speedometer()
         self._running: dict[int, Entry] = {}
+        self._held: set[int] = set()
+        """Running requests whose readers are far behind."""
+        self._parked: dict[int, Parked] = {}
+        """Those of them that are out of the batch, so that the others can go on."""
         self._sharing = Sharing(
             PromptCache(0) if cache is None else cache,
             trimmable=always_trimmable(make_prompt_cache(weights.model)),
@@ -109,7 +112,14 @@ class Batch:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._running or self._line) or self.probe_in == 0
+        if len(self._running) > len(self._held) or self.probe_in == 0:
+            return True
+        return bool(self._line) and not self._held
+
+    @property
+    def blocked(self) -> bool:
+        """Whether requests wait that may have to wait for the readers of others."""
+        return bool(self._line) and not self.busy
 
     @property
     def probe_in(self) -> float | None:
@@ -132,17 +142,21 @@ class Batch:
         )
 
     def add(
-        self, key: int, request: GenerationRequest, guide: Guide | None = None
+        self,
+        key: int,
+        request: GenerationRequest,
+        prompt: EncodedPrompt,
+        guide: Guide | None = None,
     ) -> list[RequestUpdate]:
-        """Read the prompt and put the request at the end of the line, or refuse it alone."""
+        """Put a request at the end of the line, or refuse it alone."""
         if self._breaker.problem is not None:
             return [Failed(key, OutOfServiceError(request.model, self._breaker.problem))]
         try:
-            entry = self._intake.read(key, request, guide)
+            entry = self._intake.admit(key, request, prompt, guide)
         except EngineError as error:
             return [Failed(key, error)]
         self._line.add(entry)
-        return [Started(key, len(entry.prompt), self._intake.text(entry.prompt[-_PROMPT_END:]))]
+        return [Started(key, len(entry.prompt), prompt.end)]
 
     def cancel(self, key: int) -> list[RequestUpdate]:
         """Let go of a request in whatever phase it is; nothing if it has left already."""
@@ -152,6 +166,16 @@ class Batch:
             self._leave([key])
             return [Released(key)]
         return []
+
+    def hold(self, key: int, *, held: bool) -> None:
+        """Compute no more of a running request for now, or go on with it.
+
+        It keeps its memory and leaves its place. Nothing is copied while it has no company.
+        """
+        if held and key in self._running:
+            self._held.add(key)
+        else:
+            self._held.discard(key)
 
     def step(self) -> list[RequestUpdate]:
         """Let waiting requests in, then compute: a piece of their prompts, a token for the others.
@@ -165,8 +189,9 @@ class Batch:
         updates: list[RequestUpdate] = []
         left: list[int] = []
         try:
+            self._bring_back()
             self._admit(updates)
-            for token in self._compute():
+            for token in self._put_aside() or self._compute():
                 updates += self._take(token, left)
             self._leave(left)
         except Exception as error:  # noqa: BLE001 - whatever it is, this batch is corrupt
@@ -196,9 +221,33 @@ class Batch:
             else:
                 self._running[entry.key] = entry
 
+    def _put_aside(self) -> list[Token]:
+        """Take those that are held out of the batch; the tokens that this brings to light.
+
+        A row's token that is on its way is told first, and the row leaves with the next step.
+        """
+        held = [key for key in self._held if key not in self._parked and key in self._decoding]
+        if not held:
+            return []
+        if self._decoding.unread:
+            return self._timed_decoding(self._decoding.flush)
+        for key in held:
+            parked = self._decoding.park(key)
+            if parked is not None:
+                _copy(parked.layers)
+                self._parked[key] = parked
+        return []
+
+    def _bring_back(self) -> None:
+        for key in [key for key in self._parked if key not in self._held]:
+            parked = self._parked.pop(key)
+            layers = [merge([layer]) for layer in parked.layers]
+            self._decoding.join([parked.row], layers, [parked.input])
+
     def _fits(self, tokens: int) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
-        return len(self._running) < self._settings.max_running and self._pace.joins(
+        running = len(self._running) - len(self._held)
+        return running < self._settings.max_running and self._pace.joins(
             tokens, self._reading.left, self._line.prompt_tokens
         )
 
@@ -256,7 +305,7 @@ class Batch:
         return tokens
 
     def _contents(self, key: int) -> Contents | None:
-        """What the row of a running request holds, copied out of the batch."""
+        """What the row of a running request holds, copied; None for one out of the batch."""
         found = self._reading.contents(key) or self._decoding.contents(key)
         if found is None:
             return None
@@ -306,6 +355,8 @@ class Batch:
 
     def _forget(self, keys: Sequence[int]) -> None:
         for key in keys:
+            self._held.discard(key)
+            self._parked.pop(key, None)
             if self._running.pop(key, None) is not None:
                 self._sharing.left(key)
                 self._memory.leave(key)
@@ -315,6 +366,8 @@ class Batch:
         for key in self._running:
             self._memory.leave(key)
         self._running.clear()
+        self._held.clear()
+        self._parked.clear()
         self._sharing.clear()
         self._reading, self._decoding = self._new_batch()
 

@@ -67,6 +67,16 @@ class Token(NamedTuple):
     """Why it is the last one, if it is. Its row is still there until it leaves."""
 
 
+class Parked(NamedTuple):
+    """A row that was taken out, to come back later."""
+
+    row: Row
+    layers: list[Layer]
+    """Its own, for nobody else. They share memory with the batch until they are copied."""
+    input: int
+    """The token it is fed next."""
+
+
 class Decoding:
     """Decodes one token for each row at every step.
 
@@ -85,6 +95,9 @@ class Decoding:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __contains__(self, key: int) -> bool:
+        return any(row.key == key for row in self._rows)
 
     @property
     def unread(self) -> bool:
@@ -119,6 +132,19 @@ class Decoding:
         for layer in self._layers:
             layer.filter(keep)
         self._inputs = self._inputs[mx.array(keep)]
+
+    def park(self, key: int) -> Parked | None:
+        """Take a row out with all that it needs to join again; None if it is not here.
+
+        Only right after `flush`: a token that is on its way would be lost.
+        """
+        found = self.contents(key)
+        if found is None:
+            return None
+        at = next(at for at, row in enumerate(self._rows) if row.key == key)
+        parked = Parked(self._rows[at], found[0], int(self._inputs[at].item()))
+        self.leave([key])
+        return parked
 
     def contents(self, key: int) -> tuple[list[Layer], list[int]] | None:
         """A copy of a row's layers, and the tokens that they hold; None if it is not here."""

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import itertools
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
 from darkbloom_provider import logs
 from darkbloom_provider.engine import runtime
-from darkbloom_provider.engine.compiling import Compiling
 from darkbloom_provider.engine.errors import (
     EngineClosedError,
     EngineError,
     GenerationFailedError,
-    ModelNotLoadedError,
     OutOfServiceError,
-    OverloadedError,
 )
 from darkbloom_provider.engine.generation import Generation
 from darkbloom_provider.engine.requests import (
@@ -34,32 +28,22 @@ from darkbloom_provider.engine.requests import (
     EngineSnapshot,
     GenerationRequest,
     LoadedModel,
+    SlotSnapshot,
 )
+from darkbloom_provider.engine.residency import Residency
+from darkbloom_provider.engine.submissions import Submissions
 from darkbloom_provider.engine.updates import (
-    Cancel,
     Close,
-    Failed,
-    Finished,
-    Load,
+    Displaced,
     Loaded,
     LoadFailed,
     Recovered,
-    Released,
-    RequestUpdate,
     Reset,
-    Submit,
-    Unload,
     Unloaded,
     Update,
 )
 from darkbloom_provider.engine.watch import Hang, Watch
 from darkbloom_provider.engine.worker import Worker
-from darkbloom_provider.errors import DarkbloomError
-
-if TYPE_CHECKING:
-    from darkbloom_provider.engine.structure import Grammars, Guide
-
-Result = TypeVar("Result")
 
 _log = logs.get("engine")
 
@@ -107,19 +91,18 @@ class Engine:
             limit_s=self._settings.stall_limit_s,
             clock=clock,
             on_hang=self._on_hang,
+            on_look=self._on_look,
+        )
+        self._residency = Residency(
+            self._worker.inbox.put, clock=clock, stall_limit_s=self._settings.stall_limit_s
+        )
+        self._submissions = Submissions(
+            self._residency, self._worker.inbox.put, settings=self._settings, clock=clock
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Future[None] | None = None
         self._closed = False
-        self._keys = itertools.count()
-        self._open: dict[int, tuple[str, Generation]] = {}
-        self._open_by_model: Counter[str] = Counter()
-        self._models: dict[str, LoadedModel | None] = {}
-        self._grammars: dict[str, Grammars] = {}
-        self._compiling = Compiling()
-        self._loads: dict[str, asyncio.Future[LoadedModel]] = {}
-        self._unloads: dict[str, asyncio.Future[None]] = {}
 
     # ------------------------------------------------------------ life
 
@@ -162,7 +145,7 @@ class Engine:
             self._thread.join()
         elif not self._ended.done():
             self._on_end(None)
-        await self._compiling.aclose()
+        await self._residency.aclose()
 
     # ------------------------------------------------------------ models
 
@@ -180,18 +163,7 @@ class Engine:
         """
         self._check_open()
         self._check_hang(model_id)
-        loaded = self._models.get(model_id)
-        if loaded is not None:
-            return loaded
-        pending = self._loads.get(model_id)
-        if pending is None:
-            pending = asyncio.get_running_loop().create_future()
-            # A caller that was cancelled leaves the outcome to nobody; that is no leak.
-            pending.add_done_callback(_retrieved)
-            self._loads[model_id] = pending
-            self._models.setdefault(model_id, None)
-            self._worker.inbox.put(Load(model_id, path, make_room))
-        return await asyncio.shield(pending)
+        return await asyncio.shield(self._residency.load(model_id, path, make_room=make_room))
 
     async def unload(self, model_id: str) -> None:
         """Free a model's memory. Requests still on it fail with `ModelNotLoadedError`.
@@ -200,80 +172,52 @@ class Engine:
             EngineClosedError: The engine is closing.
         """
         self._check_open()
-        if self._models.get(model_id) is None:
-            return
-        self._check_hang(model_id)
-        self._models[model_id] = None
-        pending = self._unloads.get(model_id)
-        if pending is None:
-            pending = asyncio.get_running_loop().create_future()
-            pending.add_done_callback(_retrieved)
-            self._unloads[model_id] = pending
-            self._worker.inbox.put(Unload(model_id))
-        await asyncio.shield(pending)
+        if self._residency.loaded(model_id) is not None:
+            self._check_hang(model_id)
+        pending = self._residency.unload(model_id)
+        if pending is not None:
+            await asyncio.shield(pending)
 
     def loaded(self, model_id: str) -> LoadedModel | None:
         """What was learnt of a model in memory; None if it is not there."""
-        return self._models.get(model_id)
+        return self._residency.loaded(model_id)
 
     # ------------------------------------------------------------ requests
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Start a completion. What needs the tokenizer to be found out is raised by iterating.
 
+        A request to a model that is being loaded, or that had to make room for another, waits until
+        it is in memory.
+
         Raises:
             InvalidGenerationError: A parameter makes no sense (400).
-            ModelNotLoadedError: The model was never loaded here (404) or is not in memory (503).
+            ModelNotLoadedError: The model was never loaded here (404), or was unloaded (503).
             OverloadedError: The model's bounded queue is full (503).
             OutOfServiceError: It failed again and again, or hangs; it is tried again (503).
             EngineClosedError: The engine is closing (503).
         """
         self._check_open()
         request.check()
-        self._check_model(request.model)
         self._check_answering(request.model)
-        running, waiting = self._settings.max_running, self._settings.max_waiting
-        if self._open_by_model[request.model] >= running + waiting:
-            raise OverloadedError(request.model, waiting)
-        key = next(self._keys)
-        generation = Generation(request.request_id, lambda: self._worker.inbox.put(Cancel(key)))
-        self._open[key] = (request.model, generation)
-        self._open_by_model[request.model] += 1
-        if request.structure is None:
-            self._worker.inbox.put(Submit(key, request))
-        else:
-            compiled = functools.partial(self._compiled, key, request)
-            self._compiling.start(self._grammars[request.model], request.structure, compiled)
-        return generation
-
-    def _compiled(self, key: int, request: GenerationRequest, outcome: Guide | EngineError) -> None:
-        held = self._open.get(key)
-        if held is None:
-            return
-        if isinstance(outcome, EngineError):
-            self._deliver_to_request(Failed(key, outcome))
-        elif held[1].ended:  # cancelled meanwhile: the engine's thread never hears of it
-            self._deliver_to_request(Released(key))
-        else:
-            self._worker.inbox.put(Submit(key, request, outcome))
+        return self._submissions.open(request)
 
     def snapshot(self) -> EngineSnapshot:
         """The engine as of its last step, and the requests that have come since."""
         seen = self._worker.snapshot
-        slots = tuple(
-            replace(slot, waiting=max(0, self._open_by_model[slot.model] - slot.running))
-            for slot in seen.slots
-        )
         hang = self._watch.hang
-        if hang is not None:
-            slots = tuple(
-                replace(slot, state="crashed", running=0, waiting=0, problem=hang.reason)
-                if slot.state == "running"
-                else slot
-                for slot in slots
-            )
-            seen = replace(seen, problem=hang.reason)
-        return replace(seen, slots=slots)
+        slots = tuple(self._as_of_now(slot, hang) for slot in seen.slots)
+        problem = seen.problem if hang is None else hang.reason
+        return replace(seen, slots=slots, problem=problem)
+
+    def _as_of_now(self, slot: SlotSnapshot, hang: Hang | None) -> SlotSnapshot:
+        waiting = max(0, self._submissions.count(slot.model) - slot.running)
+        if slot.state == "running" and hang is not None:
+            return replace(slot, state="crashed", running=0, waiting=0, problem=hang.reason)
+        problem = self._residency.reader_problem(slot.model)
+        if problem is not None:
+            return replace(slot, state="crashed", waiting=waiting, problem=problem)
+        return replace(slot, waiting=waiting)
 
     # ------------------------------------------------------------ from the thread
 
@@ -301,30 +245,21 @@ class Engine:
     def _deliver(self, updates: list[Update]) -> None:
         for update in updates:
             match update:
-                case Loaded(model=model, grammars=grammars):
-                    self._grammars[model.model_id] = grammars
-                    self._models[model.model_id] = model
-                    _settle(self._loads.pop(model.model_id, None), model)
+                case Loaded(model=model, reader=reader):
+                    self._residency.came(model, reader)
+                    self._submissions.came(model.model_id)
                 case LoadFailed(model_id=model_id, error=error):
-                    _fail(self._loads.pop(model_id, None), error)
+                    self._residency.failed(model_id, error)
+                    self._submissions.load_failed(model_id, error)
                 case Unloaded(model_id=model_id):
-                    # Not always asked for: idle models give way to work that needs their memory.
-                    self._models[model_id] = None
-                    _settle(self._unloads.pop(model_id, None), None)
+                    self._residency.left(model_id)
+                    self._submissions.left(model_id)
+                case Displaced(key=key):
+                    self._submissions.displaced(key)
                 case Recovered():
                     self._watch.back()
                 case _:
-                    self._deliver_to_request(update)
-
-    def _deliver_to_request(self, update: RequestUpdate) -> None:
-        held = self._open.get(update.key)
-        if held is None:
-            return
-        model, generation = held
-        if isinstance(update, Finished | Failed | Released):
-            del self._open[update.key]
-            self._open_by_model[model] -= 1
-        generation.apply(update)
+                    self._submissions.apply(update)
 
     def _on_hang(self, hang: Hang) -> None:
         """Tell everyone who waits, and the thread, should it ever come back."""
@@ -333,15 +268,15 @@ class Engine:
         self._fail_all(error)
         self._worker.inbox.put(Reset(hang.model, hang.reason))
 
+    def _on_look(self) -> None:
+        """Give up what waits for a model, or for a tokenizer, that takes too long."""
+        self._submissions.expire()
+        for model, problem in self._residency.reader_problems():
+            self._submissions.fail_unprepared(model, OutOfServiceError(model, problem))
+
     def _fail_all(self, error: EngineError) -> None:
-        for key in list(self._open):
-            self._deliver_to_request(Failed(key, error))
-        for load in self._loads.values():
-            _fail(load, error)
-        for unload in self._unloads.values():
-            _fail(unload, error)
-        self._loads.clear()
-        self._unloads.clear()
+        self._submissions.fail_all(error)
+        self._residency.fail_all(error)
 
     def _on_end(self, cause: BaseException | None) -> None:
         error: EngineError = EngineClosedError()
@@ -370,39 +305,12 @@ class Engine:
         """Refuse at once what the engine's thread would refuse."""
         self._check_hang(model)
         slot = self._worker.snapshot.slot(model)
-        if slot is not None and slot.problem is not None:
-            raise OutOfServiceError(model, slot.problem)
+        problem = None if slot is None else slot.problem
+        problem = problem or self._residency.reader_problem(model)
+        if problem is not None:
+            raise OutOfServiceError(model, problem)
 
     def _check_hang(self, model: str) -> None:
         """Refuse at once what the engine's thread would never hear of."""
         if self._watch.hang is not None:
             raise OutOfServiceError(model, self._watch.hang.reason)
-
-    def _check_model(self, model: str) -> None:
-        if model not in self._models:
-            raise ModelNotLoadedError(
-                HTTPStatus.NOT_FOUND,
-                f"this machine does not serve {model}",
-                next_step="run: darkbloom models list",
-            )
-        if self._models[model] is None:
-            raise ModelNotLoadedError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{model} is not in memory on this machine",
-                next_step="try again in a moment",
-            )
-
-
-def _settle(future: asyncio.Future[Result] | None, result: Result) -> None:
-    if future is not None and not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Result] | None, error: DarkbloomError) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)
-
-
-def _retrieved(future: asyncio.Future[Result]) -> None:
-    if not future.cancelled():
-        future.exception()

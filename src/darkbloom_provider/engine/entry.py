@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from darkbloom_provider.engine import prompt
 from darkbloom_provider.engine.errors import GenerationFailedError, InvalidGenerationError
 from darkbloom_provider.engine.ledger import ModelMemory
 from darkbloom_provider.engine.loading import Weights
 from darkbloom_provider.engine.output import Output
 from darkbloom_provider.engine.penalties import LogitsProcessor, processors
+from darkbloom_provider.engine.prompt import EncodedPrompt, decoder
 from darkbloom_provider.engine.prompt_cache import Space
 from darkbloom_provider.engine.requests import GenerationRequest, Usage
 from darkbloom_provider.engine.sharing import Candidate
@@ -67,26 +66,27 @@ class Intake:
         self._weights = weights
         self._memory = memory
         self._unasked_tokens = unasked_tokens
-        self.text = _decoder(weights.tokenizer)
-        """The text of a run of tokens."""
+        self._text = decoder(weights.tokenizer)
         self._token_data = token_data(weights.tokenizer)
 
-    def read(self, key: int, request: GenerationRequest, guide: Guide | None) -> Entry:
-        """Read the prompt of a request.
+    def admit(
+        self, key: int, request: GenerationRequest, prompt: EncodedPrompt, guide: Guide | None
+    ) -> Entry:
+        """Check a request whose prompt was read.
 
         Raises:
-            InvalidGenerationError: The model cannot read or answer it.
+            InvalidGenerationError: The model cannot answer it.
             InsufficientMemoryError: It would not fit into memory.
         """
         self._check_biases(request)
-        tokens = prompt.encode(self._weights.tokenizer, request)
+        tokens = prompt.tokens
         entry = Entry(
             key=key,
             request=request,
             prompt=tokens,
             limit=self._limit(len(tokens), request.max_tokens),
             output=Output(
-                Detokenizer(self.text, tokens),
+                Detokenizer(self._text, tokens),
                 StopMatcher(request.stop),
                 request.logprobs,
                 self._token_data,
@@ -127,14 +127,4 @@ def failure(error: Exception) -> GenerationFailedError:
         "the engine failed while generating",
         why=type(error).__name__,
         next_step="send the request again",
-    )
-
-
-def _decoder(tokenizer: prompt.Tokenizer) -> Callable[[Sequence[int]], str]:
-    """The plainest decoder there is: special tokens written out, spaces as they are."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return lambda tokens: str(backend.decode(tokens, skip_special_tokens=False))
-    return lambda tokens: str(
-        tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     )

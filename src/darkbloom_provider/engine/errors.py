@@ -42,6 +42,24 @@ class ModelNotLoadedError(EngineError):
     """No such model in memory: 404 if it was never loaded here, 503 while it is not resident."""
 
 
+class LoadFailedError(EngineError):
+    """A request waited for its model, which then could not be loaded: `__cause__` says why.
+
+    Args:
+        model: The model's id.
+        error: Why; told to the owner only, it may name a path.
+    """
+
+    def __init__(self, model: str, error: ModelError) -> None:
+        super().__init__(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{model} could not be loaded on this machine",
+            why="; ".join(filter(None, (error.what, error.why))),
+            next_step=error.next_step,
+        )
+        self.__cause__ = error
+
+
 class OverloadedError(EngineError):
     """The bounded queue of a model is full. Nothing was started."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from darkbloom_provider.engine.errors import EngineError
 from darkbloom_provider.engine.requests import Delta, FinishReason, TokenLogprob, Usage
@@ -16,18 +17,34 @@ from darkbloom_provider.engine.updates import (
     Started,
 )
 
+FAR_BEHIND: Final = 256
+"""Tokens nobody has read at which no more are computed until somebody reads."""
+
 
 class Generation:
     """An asynchronous iterator over the text of one completion.
 
-    Text that has come since the last pull is one `Delta`: a slow reader holds up nobody and costs
-    no memory beyond the text itself. Belongs to the loop that submitted the request.
+    Text that has come since the last pull is one `Delta`. A slow reader holds up nobody but itself:
+    `FAR_BEHIND` tokens ahead of it, its completion stands still. Belongs to the loop that submitted
+    the request.
 
     Raises (from iteration):
         EngineError: The request was refused or failed. Text that came before is delivered first.
     """
 
-    def __init__(self, request_id: str, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        cancel: Callable[[], None],
+        hold: Callable[[bool], None] = lambda _held: None,
+    ) -> None:
+        """For the engine only.
+
+        Args:
+            request_id: Whose completion this is.
+            cancel: Stops generating; called once at most.
+            hold: Stops computing for the time being (True), or goes on (False).
+        """
         self.request_id = request_id
         self.prompt_tokens: int | None = None
         """Known once the prompt was read; before the first `Delta` at the latest."""
@@ -38,6 +55,10 @@ class Generation:
         self.prompt_end = ""
         """How the rendered prompt ends; known when `prompt_tokens` is."""
         self._cancel = cancel
+        self._hold = hold
+        self._held = False
+        self._unread_from = 0
+        """The token with which what waits to be read began."""
         self._pieces: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._completion_tokens = 0
@@ -85,6 +106,10 @@ class Generation:
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
+        if self._held:
+            self._held = False
+            if not self._ended:
+                self._hold(False)
         delta = Delta("".join(self._pieces), self._completion_tokens, tuple(self._logprobs))
         self._pieces.clear()
         self._logprobs.clear()
@@ -99,9 +124,7 @@ class Generation:
             case Progress(text=text, completion_tokens=completion_tokens, logprobs=logprobs):
                 self._completion_tokens = completion_tokens
                 if not self._ended:
-                    self._logprobs += logprobs
-                    if text:
-                        self._pieces.append(text)
+                    self._take(text, logprobs)
             case Finished(reason=reason, usage=usage, stop=stop):
                 self._completion_tokens = usage.completion_tokens
                 if not self._ended:
@@ -115,6 +138,19 @@ class Generation:
             case Released():
                 self._end()
         self._wake.set()
+
+    def _take(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
+        # Counted from what can be read: a reader whom no text has reached yet is not behind.
+        if not self._pieces and not self._logprobs:
+            self._unread_from = self._completion_tokens
+        self._logprobs += logprobs
+        if text:
+            self._pieces.append(text)
+        unread = bool(self._pieces or self._logprobs)
+        behind = self._completion_tokens - self._unread_from
+        if unread and behind >= FAR_BEHIND and not self._held:
+            self._held = True
+            self._hold(True)
 
     def _end(self) -> None:
         self._ended = True

@@ -59,6 +59,8 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
             {"local_files_only": True, "trust_remote_code": False},
             eos_token_ids=config.get("eos_token_id"),
         )
+        # The first call may change the tokenizer's settings; from then on threads may share it.
+        tokenizer.encode("")
         yield
         vocabulary_size = _warm_up(model)
     except Exception as error:

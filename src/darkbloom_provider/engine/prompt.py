@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ class Tokenizer(Protocol):
 
     has_chat_template: bool
     eos_token_ids: set[int]
+
+    def get_added_vocab(self) -> Mapping[str, int]:
+        """The tokens that have a meaning of their own, by their text."""
 
     def encode(self, text: str) -> Iterable[int]:
         """The tokens of a text, with those the model wants at its beginning."""
@@ -60,6 +64,39 @@ _NOT_THE_CONSUMERS = frozenset(
     }
 )
 """Arguments of `apply_chat_template` that say how it works, not what the template sees."""
+
+
+_PROMPT_END = 16
+"""Tokens of a prompt's end that are told: enough for the markers that templates end in."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model reads it."""
+
+    tokens: list[int] = field(repr=False)
+    end: str = field(default="", repr=False)
+    """How its text ends; some templates open the model's thoughts there."""
+
+
+def read(tokenizer: Tokenizer, request: GenerationRequest) -> EncodedPrompt:
+    """The prompt of a request, and the text of its end. Takes seconds for a very long one.
+
+    Raises:
+        InvalidGenerationError: See `encode`.
+    """
+    tokens = encode(tokenizer, request)
+    return EncodedPrompt(tokens, decoder(tokenizer)(tokens[-_PROMPT_END:]))
+
+
+def decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
+    """The plainest decoder there is: special tokens written out, spaces as they are."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return lambda tokens: str(backend.decode(tokens, skip_special_tokens=False))
+    return lambda tokens: str(
+        tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
 
 
 def encode(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:

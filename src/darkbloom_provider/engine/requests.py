@@ -200,6 +200,9 @@ class EngineSettings:
     """Most memory for prompts that have been computed before; 0 computes every prompt anew."""
     stall_limit_s: float = 60.0
     """Seconds without a token or a piece of a prompt after which everything in flight is failed."""
+    load_wait_s: float = 540.0
+    """Seconds that a request waits for its model to be loaded. The network gives up a request that
+    has said nothing for 600."""
     load_step_bytes: int = 256 * 1024 * 1024
     """Weights read between two decode steps while another model is being loaded."""
 

@@ -14,10 +14,12 @@ from http import HTTPStatus
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from darkbloom_provider.engine.errors import EngineError, InvalidGenerationError
 from darkbloom_provider.engine.prompt import Tokenizer
 from darkbloom_provider.engine.requests import Structure
+from darkbloom_provider.engine.thoughts import Markers, Phase, Thoughts
 
 Array = Any
 """`mlx.core.array`."""
@@ -36,16 +38,25 @@ class Grammars:
     Args:
         tokenizer: The model's.
         vocabulary_size: Width of the model's logits.
+        markers: Of the thoughts that may come before an answer; None if the model has none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocabulary_size: int, markers: Markers | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
+        self._markers = markers
         self._vocabulary: Any = None
         self._building = threading.Lock()
 
-    def compile(self, structure: Structure) -> Guide:
+    def compile(self, structure: Structure, prompt_end: str | None = None) -> Guide:
         """A guide for one completion.
+
+        Args:
+            structure: What the answer must be.
+            prompt_end: How the rendered conversation ends; None where a plain prompt is continued,
+                which has no thoughts.
 
         Raises:
             InvalidGenerationError: 400; the schema is no schema, uses what cannot be enforced or is
@@ -66,7 +77,10 @@ class Grammars:
         )
         if matcher.is_error():
             raise _refused(structure, _reason(matcher.get_error()))
-        return Guide(matcher, self._vocabulary_size, frozenset(self._tokenizer.eos_token_ids))
+        markers = self._markers
+        thoughts = None if prompt_end is None or markers is None else markers.thoughts(prompt_end)
+        ends = frozenset(self._tokenizer.eos_token_ids)
+        return Guide(matcher, self._vocabulary_size, ends, thoughts)
 
     def _vocabulary_of(self, structure: Structure) -> Any:  # noqa: ANN401 - llguidance is typed only where it is imported
         import llguidance.hf  # noqa: PLC0415 - most processes never need it
@@ -92,16 +106,32 @@ class Grammars:
 class Guide:
     """The logits processor of one completion. Once made, it belongs to the engine's thread.
 
-    It never raises: an exception would take the whole batch with it. If it cannot go on, `failed`
-    says why and the logits pass unchanged; whoever reads the token looks there first.
+    Thoughts are free, but may not end the completion; the structure begins after them. It never
+    raises: an exception would take the whole batch with it. If it cannot go on, `failed` says why
+    and the logits pass unchanged; whoever reads the token looks there first.
     """
 
-    __slots__ = ("_ended", "_ends", "_matcher", "_started", "_vocabulary_size", "failed")
+    __slots__ = (
+        "_ended",
+        "_ends",
+        "_matcher",
+        "_started",
+        "_thoughts",
+        "_vocabulary_size",
+        "failed",
+    )
 
-    def __init__(self, matcher: Any, vocabulary_size: int, ends: frozenset[int]) -> None:  # noqa: ANN401 - see above
+    def __init__(
+        self,
+        matcher: Any,  # noqa: ANN401 - see above
+        vocabulary_size: int,
+        ends: frozenset[int],
+        thoughts: Thoughts | None = None,
+    ) -> None:
         self._matcher = matcher
         self._vocabulary_size = vocabulary_size
         self._ends = ends
+        self._thoughts = thoughts
         self._started = False
         self._ended = False
         self.failed: str | None = None
@@ -120,20 +150,36 @@ class Guide:
         import mlx.core as mx  # noqa: PLC0415 - this module is imported before MLX is prepared
 
         if self._started:
-            token = int(tokens[-1].item())
-            if token in self._ends:
-                self._ended = True
-                return logits
-            if not self._matcher.consume_token(token):
-                self.failed = "the text left the grammar"
+            self._read(int(tokens[-1].item()))
+            if self._ended or self.failed is not None:
                 return logits
         self._started = True
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little", count=self._vocabulary_size)
+        allowed = self._allowed()
         if self._matcher.is_error() or not allowed.any():
             self.failed = "no token is allowed"
             return logits
-        return mx.where(mx.array(allowed.view(np.bool_)), logits, -mx.inf).astype(logits.dtype)
+        return mx.where(mx.array(allowed), logits, -mx.inf).astype(logits.dtype)
+
+    def _read(self, token: int) -> None:
+        if self._thoughts is not None and self._thoughts.take(token):
+            return
+        if token in self._ends:
+            self._ended = True
+        elif not self._matcher.consume_token(token):
+            self.failed = "the text left the grammar"
+
+    def _allowed(self) -> npt.NDArray[np.bool_]:
+        """For each token, whether it may come next."""
+        thoughts = self._thoughts
+        if thoughts is not None and thoughts.phase is Phase.OPEN:
+            free = np.ones(self._vocabulary_size, np.bool_)
+            free[[end for end in self._ends if end < free.size]] = False
+            return free
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little", count=self._vocabulary_size)
+        if thoughts is not None and thoughts.opener is not None:
+            allowed[thoughts.opener] = 1
+        return allowed.view(np.bool_)
 
 
 def guide_failure(reason: str) -> EngineError:

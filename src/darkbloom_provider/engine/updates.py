@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkbloom_provider.engine.errors import EngineError
+from darkbloom_provider.engine.prompt import EncodedPrompt
 from darkbloom_provider.engine.requests import (
     FinishReason,
     GenerationRequest,
@@ -17,7 +18,8 @@ from darkbloom_provider.engine.requests import (
 from darkbloom_provider.errors import ModelError
 
 if TYPE_CHECKING:
-    from darkbloom_provider.engine.structure import Grammars, Guide
+    from darkbloom_provider.engine.preparing import PromptReader
+    from darkbloom_provider.engine.structure import Guide
 
 # ---------------------------------------------------------------- to the thread
 
@@ -40,18 +42,44 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Expect:
+    """A request is being prepared: its model is in use, and not to be given up for others.
+
+    `key` names the request from here on; ids given by others may repeat.
+    """
+
+    key: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
-    """Generate. `key` names the request from here on; ids given by others may repeat."""
+    """Generate."""
 
     key: int
     request: GenerationRequest
+    prompt: EncodedPrompt = field(repr=False)
     guide: Guide | None = field(default=None, repr=False)
     """Holds the completion to the request's structure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop a request, in whatever phase it is."""
+    """Stop a request, in whatever phase it is; one that was expected will not come."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Compute no more of a request for now: its reader is far behind."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The reader of a request that was held has caught up."""
 
     key: int
 
@@ -70,7 +98,7 @@ class Reset:
     reason: str
 
 
-Command = Load | Unload | Submit | Cancel | Close | Reset
+Command = Load | Unload | Expect | Submit | Cancel | Hold | GoOn | Close | Reset
 
 # ---------------------------------------------------------------- from the thread
 
@@ -80,8 +108,8 @@ class Loaded:
     """The model answers requests now."""
 
     model: LoadedModel
-    grammars: Grammars = field(repr=False)
-    """Compiles structures for it."""
+    reader: PromptReader = field(repr=False)
+    """Prepares requests to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +174,16 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Displaced:
+    """A request came too late: its model had just been unloaded. Nothing is held of it."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """The thread has come back and has heard `Reset`."""
 
 
 RequestUpdate = Started | Progress | Finished | Failed | Released
-Update = Loaded | LoadFailed | Unloaded | Recovered | RequestUpdate
+Update = Loaded | LoadFailed | Unloaded | Displaced | Recovered | RequestUpdate

@@ -49,6 +49,7 @@ class Watch:
         limit_s: Seconds without progress that are too long.
         clock: The thread's clock.
         on_hang: Called once for each hang.
+        on_look: Called at every look, for what else has a time limit.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Watch:
         limit_s: float,
         clock: Callable[[], float],
         on_hang: Callable[[Hang], None],
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._pulse = pulse
         self._limit_s = limit_s
         self._clock = clock
         self._on_hang = on_hang
+        self._on_look = on_look
         self._timer: asyncio.TimerHandle | None = None
         self.hang: Hang | None = None
         """The hang that the thread has not come back from."""
@@ -81,6 +84,7 @@ class Watch:
 
     def look(self) -> None:
         """Look once."""
+        self._on_look()
         if self.hang is not None:
             return
         self.hang = overdue(self._pulse(), self._clock(), self._limit_s)

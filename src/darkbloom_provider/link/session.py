@@ -13,6 +13,7 @@ has evicted) is inferred here from what it does:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -85,6 +86,9 @@ class Session:
 
     def __init__(self, timings: Timings | None = None) -> None:
         self._timings = timings or Timings()
+        self._now = -math.inf
+        self._set_back = 0.0
+        """Seconds by which the clock was set back, all in all."""
         self._open = False
         self._over = False
         self._jobs: dict[str, None] = {}
@@ -112,7 +116,13 @@ class Session:
         return frozenset(self._jobs)
 
     def receive(self, event: Event, now: float) -> list[Action]:
-        """What to do about `event`, which happened at `now` (seconds, any steady origin)."""
+        """What to do about `event`, which happened at `now` (seconds, any origin).
+
+        Time that goes back counts as no time: heartbeats go on as if nothing had happened. A jump
+        ahead is time that passed, as sleep is: the coordinator may have given up meanwhile.
+        """
+        self._set_back = max(self._set_back, self._now - now)
+        now = self._now = now + self._set_back
         if isinstance(event, Connected):
             return [] if self._open or self._over else self._connected(now)
         if self._over or not (self._open or isinstance(event, Drain)):
@@ -132,7 +142,7 @@ class Session:
                 self._wish = self._wish or (reason, now)
                 actions = self._register_if_quiet(now)
             case Drain(deadline):
-                actions = self._drain(deadline)
+                actions = self._drain(deadline + self._set_back)
             case Closed():
                 actions = self._leave("the connection to the coordinator was lost")
             case Tick():

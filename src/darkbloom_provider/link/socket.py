@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +36,8 @@ from darkbloom_provider.link.failure import (
 from darkbloom_provider.protocol.codec import MAX_COORDINATOR_FRAME
 
 USER_AGENT: Final = f"darkbloom-provider/{__version__}"
+UNSENT_BYTES: Final = 64 * 1024
+"""Bytes that the system may hold unsent. Whatever waits there goes out ahead of a heartbeat."""
 _KEEPALIVE_REASON: Final = "keepalive ping timeout"
 
 
@@ -118,7 +122,21 @@ async def dial(url: str, limits: SocketLimits) -> Socket | Failure:
         )
     except (OSError, WebSocketException, ValueError) as error:  # ValueError: a host that is none
         return failure_of(error)
+    _keep_queue_short(connection)
     return Socket(connection, limits)
+
+
+def _keep_queue_short(connection: ClientConnection) -> None:
+    """Let the system queue little: by default it takes megabytes of a job's text for a slow line.
+
+    `TCP_NOTSENT_LOWAT` of tcp(7) on Linux and of macOS's `netinet/tcp.h`. Data that is on its way
+    does not count, so a fast line is as fast as before.
+    """
+    option: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    line: socket.socket | None = connection.transport.get_extra_info("socket")
+    if option is not None and line is not None:
+        with contextlib.suppress(OSError):  # a system that cannot is slower to beat, no more
+            line.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -32,6 +32,11 @@ class ParserFactory:
     """Whether the model writes in harmony's channels."""
 
     @property
+    def held_to_a_structure(self) -> ParserFactory:
+        """The same for answers that must be JSON: thoughts come before them, calls do not."""
+        return ParserFactory(thinking=self.thinking)
+
+    @property
     def calls_tools(self) -> bool:
         """Whether a format of tool calls is known for the model."""
         return self.channels or self.calls is not None
@@ -96,8 +101,7 @@ def choose(chat_template: str, vocabulary_has: Callable[[str], bool]) -> ParserF
 
 def _thinking(template: str, vocabulary_has: Callable[[str], bool]) -> Thinking | None:
     for thinking in (THINK, GEMMA_THOUGHT):
-        token = thinking.opens.removesuffix("thought")
-        if vocabulary_has(token) and vocabulary_has(thinking.closes):
+        if vocabulary_has(thinking.token) and vocabulary_has(thinking.closes):
             return thinking
         # Some vocabularies spell `<think>` in several tokens; then the template says it.
         if thinking.opens in template and thinking.closes in template:

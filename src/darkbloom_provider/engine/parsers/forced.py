@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from darkbloom_provider.engine.parsers.arguments import Call
-from darkbloom_provider.engine.parsers.parser import CallId, CallNumbers
+from darkbloom_provider.engine.parsers.parser import CallId, CallNumbers, Parser, PlainParser
 from darkbloom_provider.protocol.output import ContentDelta, Piece
 
 Schema = Mapping[str, Any]
@@ -41,23 +41,39 @@ class ForcedCallParser:
     """Reads one answer that was held to `forced_schema`.
 
     It waits for the end: a call that the limit of tokens cut is told as text, not as half a call.
+
+    Args:
+        tools: What the request offers, in OpenAI's form.
+        name: The tool that must be called; None for any of them.
+        call_id: Names the call.
+        inner: Tells thoughts from the text that is held to the schema; None if there are none.
     """
 
     def __init__(
-        self, tools: Sequence[Mapping[str, Any]], name: str | None, call_id: CallId
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        name: str | None,
+        call_id: CallId,
+        inner: Parser | None = None,
     ) -> None:
         self._only = only_tool(tools, name)
         self._numbers = CallNumbers(call_id)
+        self._inner = PlainParser() if inner is None else inner
         self._text: list[str] = []
 
     def feed(self, text: str) -> list[Piece]:
-        """Nothing yet."""
-        self._text.append(text)
-        return []
+        """The thoughts; nothing yet of the call."""
+        return self._thoughts(self._inner.feed(text))
 
     def finish(self) -> list[Piece]:
         """The call."""
-        text = "".join(self._text)
+        return self._thoughts(self._inner.finish()) + self._whole("".join(self._text))
+
+    def _thoughts(self, pieces: list[Piece]) -> list[Piece]:
+        self._text += [piece.text for piece in pieces if isinstance(piece, ContentDelta)]
+        return [piece for piece in pieces if not isinstance(piece, ContentDelta)]
+
+    def _whole(self, text: str) -> list[Piece]:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):

@@ -26,6 +26,11 @@ class Thinking:
     opens: str
     closes: str
 
+    @property
+    def token(self) -> str:
+        """The part of the opening marker that is one token in the family's vocabularies."""
+        return self.opens.removesuffix("thought")
+
 
 THINK = Thinking("<think>", "</think>")
 GEMMA_THOUGHT = Thinking("<|channel>thought", "<channel|>")

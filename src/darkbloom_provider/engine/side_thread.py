@@ -1,0 +1,119 @@
+"""Work for requests that must hold up neither the event loop nor the engine's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+CLOSE_SECONDS = 5.0
+"""How long `aclose` waits for the call under way, whose thread else ends with the process."""
+
+
+class SideThread:
+    """Runs calls one after the other, in the order of `start`. Belongs to the event loop's thread.
+
+    The thread begins with the first call. It is a daemon: a call that never returns must not keep
+    the process from ending. What may wait is bounded by whoever starts calls.
+
+    Args:
+        name: The thread's.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pending: set[Future[object]] = set()
+        self._closed = False
+        self.busy_since: float | None = None
+        """When the call under way began, in seconds of the clock; None if there is none."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a thread that has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(
+        self, work: Callable[[], Result], done: Callable[[Future[Result]], None]
+    ) -> Future[Result]:
+        """Run `work` when its turn comes, then call `done` with its outcome in the event loop.
+
+        `cancel()` of what is returned is true if the call had not begun; it never begins then, and
+        `done` is not called.
+        """
+        loop = asyncio.get_running_loop()
+        future: Future[Result] = Future()
+        self._pending.add(future)  # type: ignore[arg-type] # a future is read only from here on
+        tell = functools.partial(self._tell, loop, done)
+        future.add_done_callback(tell)
+        self._calls.put(functools.partial(self._run, work, future))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        return future
+
+    def close(self) -> None:
+        """Begin nothing any more. Idempotent; the thread ends after the call under way."""
+        if not self._closed:
+            self._closed = True
+            for future in tuple(self._pending):
+                future.cancel()
+            self._calls.put(None)
+
+    async def aclose(self) -> None:
+        """`close`, and wait for the thread's end, for `CLOSE_SECONDS` at most."""
+        self.close()
+        waiting = [asyncio.wrap_future(future) for future in self._pending]
+        left = (await asyncio.wait(waiting, timeout=CLOSE_SECONDS))[1] if waiting else ()
+        for future in waiting:
+            # Whose outcome nobody waits for any more.
+            future.cancel() if future in left else future.exception()
+        if self._thread is not None and not left:
+            self._thread.join()
+
+    # ------------------------------------------------------------ in the thread
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+    def _run(self, work: Callable[[], Result], future: Future[Result]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self.busy_since = self._clock()
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            self.busy_since = None
+            future.set_exception(error)
+        else:
+            self.busy_since = None
+            future.set_result(result)
+
+    def _tell(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        done: Callable[[Future[Result]], None],
+        future: Future[Result],
+    ) -> None:
+        if future.cancelled():  # in the event loop's thread: only there is it cancelled
+            self._pending.discard(future)
+            return
+        try:
+            loop.call_soon_threadsafe(self._told, done, future)
+        except RuntimeError:
+            return  # the loop is closed: nobody listens any more
+
+    def _told(self, done: Callable[[Future[Result]], None], future: Future[Result]) -> None:
+        self._pending.discard(future)
+        done(future)
