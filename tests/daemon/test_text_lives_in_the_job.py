@@ -28,6 +28,7 @@ from darkbloom_provider.protocol.messages import (
 )
 from darkbloom_provider.protocol.requests.request import TextRequest
 from support.daemon_parts import MODEL
+from support.processes import until
 from support.served_line import served_line
 
 OF_A_JOB = (jobs._Job, answers.Answering, TextRequest, GenerationRequest, Delta)
@@ -119,7 +120,7 @@ async def test_nothing_of_a_request_is_left_in_memory_log_or_journal_when_it_is_
         await d.until_sent("lost", InferenceResponseChunk)
         d.socket.hang_up()
         await d.idle()
-        assert alive() == []
+        await until(lambda: not alive(), "the engine to let go, within two of its steps")
         assert holders(canary()) == []
         completion = longest_text(d.chunks())
         assert holders(completion) == []
