@@ -10,9 +10,13 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from darkbloom_provider.engine.runtime import preload_blas
 from darkbloom_provider.models.bundled import SMOLLM2_ID, bundled_smollm2
 from darkbloom_provider.models.gguf_import import import_gguf
 from support.tiny_model import build_tiny_model
+
+# Before anything imports MLX, as in the engine: real weights are many times slower without.
+preload_blas()
 
 # The machine that runs the tests may be busy: time is no property of what is tested.
 settings.register_profile(

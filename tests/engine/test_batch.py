@@ -4,50 +4,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx_lm.models.cache import ChunkedKVCache, KVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from darkbloom_provider.engine.batch import Batch
 from darkbloom_provider.engine.errors import (
     EngineError,
     GenerationFailedError,
     InvalidGenerationError,
 )
+from darkbloom_provider.engine.ledger import Ledger
 from darkbloom_provider.engine.loading import Weights, load_steps
-from darkbloom_provider.engine.prompt import read
-from darkbloom_provider.engine.requests import (
-    EngineSettings,
-    GenerationRequest,
-    TokenLogprob,
-    Usage,
-)
-from darkbloom_provider.engine.sampling import Samplers
-from darkbloom_provider.engine.updates import (
-    Failed,
-    Finished,
-    Progress,
-    Released,
-    RequestUpdate,
-    Started,
-)
+from darkbloom_provider.engine.prompt_cache import PromptCache
+from darkbloom_provider.engine.requests import GenerationRequest, Usage
+from darkbloom_provider.engine.updates import Finished
+from darkbloom_provider.models.memory import Footprint
+from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach, weights_of
 from support.tiny_model import CONTEXT_LENGTH
-
-SETTINGS = EngineSettings(max_running=4, prefill_step_busy=8, prefill_step_idle=32)
 
 
 @pytest.fixture(scope="module")
 def weights(tiny_model: Path) -> Weights:
-    steps = load_steps(tiny_model, step_bytes=100_000)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: Weights = done.value
-            return result
+    return weights_of(load_steps(tiny_model, step_bytes=100_000))
 
 
 class Interfering:
@@ -63,78 +45,6 @@ class Interfering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
-
-
-@dataclass
-class Outcome:
-    """What came of one request."""
-
-    text: str = ""
-    prompt_tokens: int | None = None
-    finished: Finished | None = None
-    error: EngineError | None = None
-    released: bool = False
-    counts: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-
-class Run:
-    """A batch and what it said."""
-
-    def __init__(self, weights: Weights, settings: EngineSettings = SETTINGS) -> None:
-        self.batch = Batch(
-            weights,
-            settings=settings,
-            samplers=Samplers(itertools.count(1).__next__),
-        )
-        self.tokenizer = weights.tokenizer
-        self.outcomes: dict[int, Outcome] = {}
-
-    def add(self, key: int, request: GenerationRequest) -> None:
-        self.outcomes[key] = Outcome()
-        self.take(self.batch.add(key, request, read(self.tokenizer, request)))
-
-    def cancel(self, key: int) -> None:
-        self.take(self.batch.cancel(key))
-
-    def step(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.take(self.batch.step())
-
-    def to_the_end(self) -> dict[int, Outcome]:
-        while self.batch.busy:
-            self.step()
-        return self.outcomes
-
-    def take(self, updates: list[RequestUpdate]) -> None:
-        for update in updates:
-            outcome = self.outcomes[update.key]
-            assert outcome.finished is None
-            assert outcome.error is None
-            assert not outcome.released
-            match update:
-                case Started(prompt_tokens=prompt_tokens):
-                    outcome.prompt_tokens = prompt_tokens
-                case Progress(text=text, completion_tokens=completion_tokens):
-                    outcome.text += text
-                    outcome.logprobs += update.logprobs
-                    outcome.counts.append(completion_tokens)
-                case Finished():
-                    outcome.finished = update
-                case Failed(error=error):
-                    outcome.error = error
-                case Released():
-                    outcome.released = True
-
-
-def ask(prompt: str = "hello", max_tokens: int = 30, **options: Any) -> GenerationRequest:
-    return GenerationRequest("r", "m", prompt=prompt, max_tokens=max_tokens, **options)
-
-
-def alone(weights: Weights, request: GenerationRequest) -> Outcome:
-    run = Run(weights)
-    run.add(0, request)
-    return run.to_the_end()[0]
 
 
 LONG = "the stone and the river " * 12
@@ -247,7 +157,7 @@ def test_probabilities_belong_to_the_greedy_text_token_by_token(weights: Weights
 SURVIVORS = [ask("hello", 40), ask("water", 35)]
 
 
-@pytest.mark.parametrize("phase", ["waiting", "prompt", "decoding", "last"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_cancelling_in_any_phase_frees_at_once_and_leaves_the_others_text_alone(
     weights: Weights, phase: str
 ) -> None:
@@ -257,16 +167,8 @@ def test_cancelling_in_any_phase_frees_at_once_and_leaves_the_others_text_alone(
         run.add(key, request)
     run.step(2)
     run.add(9, victim)
+    reach(run, 9, phase)
     before = run.batch.snapshot("m")
-    while not {
-        "waiting": before.waiting == 1,
-        "prompt": before.running == 3 and not run.outcomes[9].counts,
-        "decoding": before.running == 3 and bool(run.outcomes[9].counts),
-        "last": before.running == 1 and bool(run.outcomes[9].counts),
-    }[phase]:
-        run.step()
-        assert run.outcomes[9].finished is None
-        before = run.batch.snapshot("m")
     run.cancel(9)
     assert run.outcomes[9].released
     after = run.batch.snapshot("m")
@@ -419,6 +321,56 @@ def test_prompts_come_in_small_pieces_while_streams_run(weights: Weights) -> Non
     run.add(2, ask(LONG, 3))
     run.to_the_end()
     assert max(sizes) == SETTINGS.prefill_step_busy
+
+
+def test_streams_get_what_is_computed_before_a_piece_of_a_prompt_makes_them_wait(
+    weights: Weights,
+) -> None:
+    run = Run(weights)
+    run.add(0, ask(max_tokens=100))
+    run.step(5)
+    run.add(1, ask(LONG, 3))
+    told, pieces = 0, 0
+    while not run.outcomes[1].counts:
+        tokens, positions = len(run.outcomes[0].counts), run.model.positions
+        run.step()
+        if len(run.outcomes[0].counts) > tokens:
+            told += 1
+            assert run.model.positions == positions or not run.batch._reading
+        pieces += run.model.positions > positions + 1
+    # A token for every piece: neither waits for the other to be done.
+    assert pieces > 5
+    assert told >= pieces
+
+
+def test_a_kind_of_cache_that_cannot_be_batched_fails_only_its_own_request(
+    weights: Weights,
+) -> None:
+    made = itertools.count()
+
+    class Odd(Interfering):
+        """Its second request gets a cache of another kind; the first is the batch's own look."""
+
+        def make_cache(self) -> list[Any]:
+            return [KVCache(), ChunkedKVCache(8) if next(made) == 2 else KVCache()]
+
+    ledger = Ledger(PromptCache(0), lambda: 0)
+    ledger.load("m", Footprint(0, (), 1, 0, fused=True, vocabulary=1), make_room=False)
+    odd = replace(weights, model=Odd(weights.model, lambda _tokens: None))
+    run = Run(odd, memory=ledger.of("m"))
+    run.add(0, ask())
+    run.step(4)
+    run.add(1, ask("water"))
+    run.add(2, ask("a"))
+    outcomes = run.to_the_end()
+    error = outcomes[1].error
+    assert isinstance(error, GenerationFailedError)
+    assert error.why == "TypeError"
+    assert outcomes[0].text == alone(weights, ask()).text
+    assert outcomes[2].text == alone(weights, ask("a")).text
+    slot = run.batch.snapshot("m")
+    assert (slot.state, slot.running, slot.waiting) == ("running", 0, 0)
+    assert ledger._rows == {"m": {}}
 
 
 def test_no_more_run_than_the_setting_allows_and_the_rest_wait_their_turn(

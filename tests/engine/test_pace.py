@@ -85,6 +85,14 @@ def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
     assert not tempo.joins(5000, [8000], waiting=5000)
 
 
+def test_only_short_prompts_go_before_one_that_does_not_join() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)
+    assert tempo.joins(20, [50], waiting=5000, overtaking=True)
+    assert not tempo.joins(50, [50], waiting=5000, overtaking=True)
+    assert tempo.joins(50, [50], waiting=5000)
+
+
 @given(st.integers(1, 100_000), st.integers(0, 100_000))
 def test_a_prompt_is_never_kept_from_an_empty_batch(tokens: int, others: int) -> None:
     assert pace().joins(tokens, [], waiting=tokens + others)

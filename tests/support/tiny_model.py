@@ -156,18 +156,18 @@ def _arrays(
         array = random.standard_normal(spec.shape, dtype=np.float32)
         if spec.name == "lm_head.weight":
             array *= _SHARPNESS / np.sqrt(spec.shape[1])
-            array[_silent(tokenizer)] = 0
+            array[silent_tokens(tokenizer.get_vocab())] = 0
         elif spec.name != "model.embed_tokens.weight":
             # Strong enough that the next token depends on more than the last one.
             array *= 2 / np.sqrt(spec.shape[1])
         yield array
 
 
-def _silent(tokenizer: Tokenizer) -> list[int]:
+def silent_tokens(vocabulary: dict[str, int]) -> list[int]:
     """Tokens that greedy output never contains."""
     return [
         index
-        for token, index in tokenizer.get_vocab().items()
+        for token, index in vocabulary.items()
         if token in (*SPECIAL, THINK, THINK_END) or not token.removeprefix("Ġ").isascii()
     ]
 

@@ -244,11 +244,11 @@ class Batch:
             layers = [merge([layer]) for layer in parked.layers]
             self._decoding.join([parked.row], layers, [parked.input])
 
-    def _fits(self, tokens: int) -> bool:
+    def _fits(self, tokens: int, overtaking: bool) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
         running = len(self._running) - len(self._held)
         return running < self._settings.max_running and self._pace.joins(
-            tokens, self._reading.left, self._line.prompt_tokens
+            tokens, self._reading.left, self._line.prompt_tokens, overtaking=overtaking
         )
 
     def _row(self, entry: Entry, start: Start) -> Row:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx_lm.models.cache import TokenBuffer
 
+from darkbloom_provider.engine.extraction import extract_row
 from darkbloom_provider.engine.layers import BatchLayer, Layer
 from darkbloom_provider.engine.penalties import LogitsProcessor
 from darkbloom_provider.engine.requests import FinishReason
@@ -151,7 +152,7 @@ class Decoding:
         at = next((at for at, row in enumerate(self._rows) if row.key == key), None)
         if at is None:
             return None
-        return [layer.extract(at) for layer in self._layers], list(self._rows[at].tokens)
+        return [extract_row(layer, at) for layer in self._layers], list(self._rows[at].tokens)
 
     def step(self) -> list[Token]:
         """Begin the next step of all rows, then read what the one before it chose."""

@@ -49,7 +49,7 @@ class BatchLayer(Protocol):
         ...
 
     def extract(self, idx: int) -> Layer:
-        """A row by itself. It may share memory with the batch until it is copied."""
+        """A row by itself, which may share memory with the batch; see `extraction`."""
         ...
 
     def prepare(self, *, lengths: list[int], right_padding: list[int]) -> None:
@@ -79,7 +79,12 @@ def merge(rows: Sequence[Layer]) -> BatchLayer:
     Raises:
         TypeError: Layers of this kind cannot be batched.
     """
-    first = rows[0]
-    if not isinstance(first, _Mergeable):
-        raise TypeError(f"{type(first).__name__} cannot be batched")
-    return first.merge(rows)
+    return _mergeable(rows[0]).merge(rows)
+
+
+def _mergeable(layer: Layer) -> _Mergeable:
+    for part in layer.caches if isinstance(layer, Compound) else ():
+        _mergeable(part)
+    if not isinstance(layer, _Mergeable):
+        raise TypeError(f"{type(layer).__name__} cannot be batched")
+    return layer

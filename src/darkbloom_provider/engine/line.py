@@ -51,18 +51,27 @@ class Line:
         return entries
 
     def startable(
-        self, fits: Callable[[int], bool], contents: Callable[[int], Contents | None]
+        self, fits: Callable[[int, bool], bool], contents: Callable[[int], Contents | None]
     ) -> Iterator[tuple[Entry, Start | EngineError]]:
         """Take out those who can begin now, one by one, each with how or why not.
 
         Args:
-            fits: Whether the batch has room for a prompt with so many tokens to compute. Asked anew
-                for every one, after what came before has joined; if not even the shortest has a
-                chance, nobody is looked at.
+            fits: Whether the batch has room for a prompt with so many tokens to compute, and with
+                True: even if that means overtaking one that has none. Asked anew for every one,
+                after what came before has joined; if not even the shortest has a chance, nobody is
+                looked at.
             contents: Takes what the row of a running request holds, by its key.
         """
+        passed_over = False
+
+        def has_room(tokens: int) -> bool:
+            nonlocal passed_over
+            room = fits(tokens, passed_over)
+            passed_over |= not room
+            return room
+
         for entry in tuple(self._entries):
-            if not fits(1):
+            if not fits(1, passed_over):
                 return
             try:
                 if not self._memory.enter(entry.key, entry.tokens):
@@ -72,7 +81,7 @@ class Line:
                 yield entry, error
                 continue
             behind = [other.candidate for other in self._entries if other.key > entry.key]
-            start = self._sharing.begin(entry.candidate, behind, contents, fits)
+            start = self._sharing.begin(entry.candidate, behind, contents, has_room)
             if start is None:
                 self._memory.leave(entry.key)
                 continue

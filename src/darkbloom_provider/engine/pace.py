@@ -62,7 +62,9 @@ class PrefillPace:
         tokens = max(int(seconds / self._token_s), _SMALLEST) // prompts
         return max(1, min(most, tokens // _GRAIN * _GRAIN or tokens))
 
-    def joins(self, tokens: int, reading: Sequence[int], waiting: int) -> bool:
+    def joins(
+        self, tokens: int, reading: Sequence[int], waiting: int, *, overtaking: bool = False
+    ) -> bool:
         """Whether a prompt is computed along with others rather than after them.
 
         Prompts computed together get their first tokens together, at the end. One after the other,
@@ -73,9 +75,14 @@ class PrefillPace:
             tokens: What it has to be computed of.
             reading: What is left of those that are being computed.
             waiting: Tokens of all prompts in the line, this one among them.
+            overtaking: Whether one that came before it does not join. Only short ones go before
+                it then, which are done before those being computed: a steady stream of others would
+                keep it waiting for ever.
         """
         if not reading or _OVERTAKES * tokens <= min(reading):
             return True
+        if overtaking:
+            return False
         token_s = _TOGETHER_S / _FIRST if self._token_s is None else self._token_s
         most = max(_TOGETHER_S / token_s, _TOGETHER_SHARE * (waiting + sum(reading)))
         return sum(reading) + tokens <= most

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from darkbloom_provider.engine.decoding import Model, Row
+from darkbloom_provider.engine.extraction import extract_row
 from darkbloom_provider.engine.layers import BatchLayer, Layer, merge
 
 
@@ -112,11 +113,14 @@ class Reading:
         """A copy of a row's layers, and the tokens that they hold; None if it is not here."""
         for at, prompt in enumerate(self._prompts):
             if prompt.row.key == key:
-                return [layer.extract(at) for layer in self._layers], list(prompt.row.tokens)
+                return [extract_row(layer, at) for layer in self._layers], list(prompt.row.tokens)
         return None
 
     def read(self, tokens: int) -> Piece:
-        """Compute up to so many tokens of each prompt, never past the end of a segment."""
+        """Compute up to so many tokens of each prompt, never past the end of a segment.
+
+        What that completes is to be taken, by `take_ready`, before the next piece.
+        """
         pieces = [prompt.segments[0][:tokens] for prompt in self._prompts]
         lengths = [len(piece) for piece in pieces]
         longest = max(lengths)
