@@ -21,7 +21,7 @@ help:
 	@echo "make check   format, lint, types, import contract"
 	@echo "make fmt     format the code"
 	@echo "make bench   benchmarks; writes build/bench.json"
-	@echo "make chaos   long fault runs"
+	@echo "make chaos   long fault runs, ten minutes of fuzzing among them"
 
 demo: $(VENV)/.demo
 	$(BIN)/darkbloom demo

@@ -48,6 +48,11 @@ class Home:
         return self.root / "provider.pid"
 
     @property
+    def daemon_state(self) -> Path:
+        """What the daemon does, for programs that read a file (see `daemon.state_file`)."""
+        return self.root / "daemon-state.json"
+
+    @property
     def log_file(self) -> Path:
         """The daemon's log when launchd or systemd runs it."""
         return self.root / "provider.log"
@@ -135,6 +140,27 @@ def write_private(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Replace `path` by a 0600 file, so that a reader sees the old content or the new, whole.
+
+    Not forced onto the disk: after a loss of power nobody needs it. The temporary file has one
+    name, so that a process killed here leaves at most one behind, which the next writes over.
+
+    Raises:
+        OSError: The disk is full, read-only or gone. The old content stays.
+    """
+    private_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, PRIVATE_FILE), "wb") as file:  # noqa: PTH123 — a descriptor
+            file.write(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 from collections.abc import Callable
 
@@ -182,6 +183,110 @@ async def test_a_box_that_cannot_be_opened_gets_400_and_the_daemon_lives(name: s
     assert code == 400
     assert message in {"the request is not encrypted", "the request cannot be opened"}
     assert bad.texts == []
+    assert bad.accepts == 0
+    assert len(good.completions) == 1
+
+
+def _places(box: EncryptedPayload) -> dict[str, int]:
+    """The bytes of a box where something else begins or ends."""
+    last = len(base64.b64decode(box.ciphertext)) - 1
+    return {
+        "nonce, first": 0,
+        "nonce, last": 23,
+        "tag, first": 24,
+        "tag, last": 39,
+        "text, first": 40,
+        "text, middle": (40 + last) // 2,
+        "text, last": last,
+    }
+
+
+def _altered(box: EncryptedPayload) -> dict[str, EncryptedPayload]:
+    """Every way to damage a box, by name."""
+    raw = base64.b64decode(box.ciphertext)
+    key = base64.b64decode(box.ephemeral_public_key)
+
+    def sealed(content: bytes) -> EncryptedPayload:
+        text = base64.b64encode(content).decode()
+        return box.model_copy(update={"ciphertext": text})
+
+    def sent_by(public: bytes) -> EncryptedPayload:
+        text = base64.b64encode(public).decode()
+        return box.model_copy(update={"ephemeral_public_key": text})
+
+    found: dict[str, EncryptedPayload] = {}
+    for name, place in _places(box).items():
+        for bit in (0, 7):
+            flipped = bytearray(raw)
+            flipped[place] ^= 1 << bit
+            found[f"bit {bit} of {name}"] = sealed(bytes(flipped))
+        found[f"cut before {name}"] = sealed(raw[:place])
+    for place in (0, 15, 31):
+        flipped = bytearray(key)
+        flipped[place] ^= 1
+        found[f"key with a flipped bit in byte {place}"] = sent_by(bytes(flipped))
+    return found | {
+        "one byte more": sealed(raw + b"\0"),
+        "sent by another": sent_by(base64.b64decode(KeyPair.generate().public_text)),
+        "key cut": sent_by(key[:31]),
+        "key with a byte more": sent_by(key + b"\0"),
+        "plaintext": box.model_copy(update={"ciphertext": '{"model":"m"}'}),
+        "plaintext in base64": sealed(b'{"model":"m","messages":[]}'),
+        "URL-safe alphabet": box.model_copy(update={"ciphertext": "-_" + box.ciphertext[2:]}),
+        "without padding": sealed(raw + b"\0").model_copy(
+            update={"ciphertext": base64.b64encode(raw + b"\0" * (2 - len(raw) % 3)).decode()[:-1]}
+        ),
+    }
+
+
+async def test_a_box_that_was_altered_in_any_place_gets_400_before_anything_is_accepted() -> None:
+    async with desk() as d:
+        for number, (name, box) in enumerate(_altered(d.sealed(chat())).items()):
+            reply = d.send(box, f"job-{number}")
+            await reply.over.wait()
+            assert reply.errors == [("the request cannot be opened", 400)], name
+            assert (reply.accepts, reply.texts) == (0, []), name
+        assert d.engine.requests == []
+        good = d.send(chat(), "good")
+        await good.over.wait()
+    assert len(good.completions) == 1
+
+
+async def test_a_box_around_nothing_is_opened_and_its_body_refused() -> None:
+    async with desk() as d:
+        reply = d.send(b"")
+        await reply.over.wait()
+    assert [code for _, code in reply.errors] == [400]
+    assert reply.accepts == 1
+
+
+@pytest.mark.parametrize("respelt", [False, True])
+async def test_a_box_that_is_replayed_under_another_id_is_served_once(respelt: bool) -> None:
+    async with desk() as d:
+        box = d.sealed(chat())
+        first = d.send(box, "first")
+        await first.over.wait()
+        if respelt:  # line breaks in base64 mean nothing
+            text = "\n".join(box.ciphertext)
+            box = box.model_copy(update={"ciphertext": text})
+        second = d.send(box, "second")
+        await second.over.wait()
+    assert len(first.completions) == 1
+    assert second.errors == [("the request was sent before", 400)]
+    assert second.accepts == 0
+    assert [record.job_id for record in d.books.records] == ["first"]
+
+
+async def test_a_damaged_copy_does_not_keep_the_true_box_from_being_served() -> None:
+    async with desk() as d:
+        box = d.sealed(chat())
+        raw = bytearray(base64.b64decode(box.ciphertext))
+        raw[-1] ^= 1
+        damaged = box.model_copy(update={"ciphertext": base64.b64encode(raw).decode()})
+        bad = d.send(damaged, "bad")
+        await bad.over.wait()
+        good = d.send(box, "good")
+        await good.over.wait()
     assert len(good.completions) == 1
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -655,3 +656,59 @@ async def test_a_taken_port_is_told_before_anything_is_loaded(rooms: FakeRooms) 
             await supervisor(rooms, endpoint=endpoint).run()
     assert rooms.steps == []
     assert not rooms.home.control_socket.exists()
+
+
+# ---------------------------------------------------------------- daemon-state.json
+
+
+async def test_the_state_file_follows_the_daemon_from_its_start_to_its_end(
+    rooms: FakeRooms,
+) -> None:
+    path = rooms.home.daemon_state
+
+    def told() -> dict[str, Any]:
+        content = json.loads(path.read_bytes())
+        assert isinstance(content, dict)
+        return content
+
+    rooms.engines.may_load.clear()
+    async with life(rooms) as one:
+        await until(path.exists, "the state file")
+        assert told()["warm_models"] == []
+        rooms.engines.may_load.set()
+        link = await one.serving()
+        link.register()
+        rooms.engines.gate = asyncio.Event()
+        reply = start(rooms, link)
+        await until(lambda: told()["inference_active"], "a request in the state file")
+        assert told()["pid"] == 4711
+        assert told()["current_model"] == MODEL
+        assert told()["capacity"]["total_memory_gb"] == 16
+        rooms.engines.gate.set()
+        await reply.over.wait()
+        await until(lambda: told()["stats"]["requests_served"] == 1, "the request to be counted")
+    last = told()
+    assert last["trust"]["status"] == "offline"
+    assert (last["current_model"], last["warm_models"]) == (None, [])
+    assert last["stats"] == {"requests_served": 1, "tokens_generated": 2, "usage_gaps": 0}
+
+
+async def test_a_state_file_that_cannot_be_written_ends_nothing(rooms: FakeRooms) -> None:
+    rooms.home.daemon_state.mkdir()
+    async with life(rooms) as one:
+        link = await one.serving()
+        reply = start(rooms, link)
+        await reply.over.wait()
+        assert len(reply.completions) == 1
+    assert rooms.home.daemon_state.is_dir()
+
+
+async def test_a_model_that_does_not_load_is_told_in_the_state_file(rooms: FakeRooms) -> None:
+    async def fail(model_id: str, path: Path, *, make_room: bool = True) -> None:
+        raise ModelError("Its weights are damaged")
+
+    rooms.engines.load = fail  # type: ignore[method-assign]  # one engine's failure
+    with pytest.raises(ModelError):
+        await supervisor(rooms).run()
+    failure = json.loads(rooms.home.daemon_state.read_bytes())["last_model_load_error"]
+    assert (failure["model"], failure["message"]) == (MODEL, "Its weights are damaged")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair, decode_base64
+from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair, decode_base64, nonce_of
 from darkbloom_provider.protocol.messages import EncryptedPayload
 from support.recordings import SESSIONS, recording, vectors
 
@@ -66,6 +66,28 @@ def test_a_flipped_bit_or_a_cut_is_refused(position: int, bit: int) -> None:
     for altered in (bytes(blob), cut):
         with pytest.raises(BoxError):
             channel.open(base64.b64encode(altered).decode())
+
+
+def test_every_flipped_bit_of_a_box_is_noticed() -> None:
+    session = KeyPair.generate()
+    channel = Channel(session, PROVIDER.public_text)
+    blob = base64.b64decode(channel.seal(b"twelve bytes"))
+    for place in range(len(blob)):
+        for bit in range(8):
+            flipped = bytearray(blob)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(BoxError, match="altered, or sealed for another key"):
+                channel.open(base64.b64encode(flipped).decode())
+
+
+def test_the_nonce_of_a_box_is_read_however_its_text_is_broken_into_lines() -> None:
+    nonce = bytes(range(24))
+    sealed = Channel(KeyPair.generate(), PROVIDER.public_text).seal(b"", nonce)
+    for text in (sealed, "\r\n".join(sealed)):
+        assert nonce_of(text) == nonce
+    for text in ("", sealed[:28], "{}", sealed[:31] + "-"):
+        with pytest.raises(BoxError):
+            nonce_of(text)
 
 
 @pytest.mark.parametrize("text", ["", "====", "a-_b", "AAAA", "A" * 45, "é", "AAA"])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkbloom_provider.protocol import openai
+from darkbloom_provider.protocol.requests.document import MAX_VALUES
 
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -92,6 +93,13 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 def test_a_body_over_the_limit_is_a_413() -> None:
     with pytest.raises(openai.InvalidRequestError) as caught:
         openai.parse_object(b" " * (openai.MAX_BODY_BYTES + 1))
+    assert caught.value.status_code == 413
+
+
+def test_a_body_that_would_keep_the_parser_busy_for_seconds_is_a_413() -> None:
+    body = b'{"x":[' + b"[]," * MAX_VALUES + b"0]}"
+    with pytest.raises(openai.InvalidRequestError) as caught:
+        openai.parse_object(body)
     assert caught.value.status_code == 413
 
 

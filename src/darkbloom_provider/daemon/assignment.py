@@ -41,3 +41,5 @@ class Surroundings:
     now: Callable[[], dt.datetime]
     clock: Callable[[], float]
     """The link's clock, in seconds."""
+    start_micros: int = 0
+    """When the system started the process, in microseconds since 1970; 0 if unknown."""

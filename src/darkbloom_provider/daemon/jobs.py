@@ -24,7 +24,7 @@ from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.link.outbox import ReplyClosedError
 from darkbloom_provider.link.reply import FrameOverLimitError
 from darkbloom_provider.protocol import money, signed
-from darkbloom_provider.protocol.boxes import BoxError, Channel
+from darkbloom_provider.protocol.boxes import BoxError, Channel, nonce_of
 from darkbloom_provider.protocol.messages import InferenceRequest, Usage
 from darkbloom_provider.protocol.requests.document import InvalidRequestError
 
@@ -62,6 +62,8 @@ class JobRunner:
         self._jobs: dict[str, _Job] = {}
         self._refusals: set[str] = set()
         self._seen: deque[str] = deque(maxlen=REMEMBERED_IDS)
+        self._opened: deque[bytes] = deque(maxlen=REMEMBERED_IDS)
+        """Nonces of the boxes that were opened: each is opened once."""
         self._closed_because: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,12 +159,19 @@ class JobRunner:
             raise RefusedError("the request is not encrypted", HTTPStatus.BAD_REQUEST)
         try:
             channel = Channel(self._terms.key_pair, box.ephemeral_public_key)
+            nonce = nonce_of(box.ciphertext)
             if len(box.ciphertext) > LARGE_BOX:
-                return channel, await asyncio.to_thread(channel.open, box.ciphertext)
-            return channel, channel.open(box.ciphertext)
+                body = await asyncio.to_thread(channel.open, box.ciphertext)
+            else:
+                body = channel.open(box.ciphertext)
         except BoxError as error:
             _log.warning("box not opened", request_id=request.request_id, why=error.why)
             raise RefusedError("the request cannot be opened", HTTPStatus.BAD_REQUEST) from None
+        if nonce in self._opened:
+            _log.warning("box replayed", request_id=request.request_id)
+            raise RefusedError("the request was sent before", HTTPStatus.BAD_REQUEST)
+        self._opened.append(nonce)
+        return channel, body
 
     async def _stream(self, job: _Job, answering: Answering, channel: Channel) -> None:
         """Send the answer, one chunk per event."""

@@ -220,7 +220,12 @@ def provider(
     return Supervisor(
         assignment,
         RealRooms(assignment, environ, hardening),
-        Surroundings(pid=os.getpid(), now=lambda: dt.datetime.now(dt.UTC), clock=waking_clock),
+        Surroundings(
+            pid=os.getpid(),
+            now=lambda: dt.datetime.now(dt.UTC),
+            clock=waking_clock,
+            start_micros=identity.process_start_micros(),
+        ),
         on_serving=on_serving,
     )
 

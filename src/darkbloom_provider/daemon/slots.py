@@ -112,6 +112,16 @@ class Slot:
     """When a request last asked for it, or when it was loaded; seconds of the clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """A model that could not be loaded."""
+
+    model: str
+    message: str
+    at_clock_s: float
+    """When, in seconds of the clock."""
+
+
 class ModelSlots:
     """Loads the chosen models one after the other, unloads idle ones, knows which can answer.
 
@@ -133,6 +143,7 @@ class ModelSlots:
         self._slots = {model.id: Slot(model) for model in models}
         self._clock = clock
         self._engine: Loader | None = None
+        self.last_failure: LoadFailure | None = None
         self._leaving: set[str] = set()
         """Ids whose weights in memory are out of date: unloaded once nobody uses them."""
 
@@ -191,10 +202,10 @@ class ModelSlots:
                 if error.ever:
                     self._set(model_id, "idle", f"loaded when it is asked for: {error.why}")
                 else:
-                    self._set(model_id, "failed", str(error))
+                    self._failed(model_id, error)
             except DarkbloomError as error:
                 failures.append(error)
-                self._set(model_id, "failed", str(error))
+                self._failed(model_id, error)
         return failures
 
     def change_to(self, models: Sequence[InstalledModel], preload: Sequence[str] = ()) -> bool:
@@ -253,6 +264,7 @@ class ModelSlots:
         try:
             await self._load(engine, model_id)
         except DarkbloomError as error:
+            self._failed(model_id, error)
             self._set(model_id, "idle", f"the last load failed: {error}")
             raise
 
@@ -296,6 +308,10 @@ class ModelSlots:
             if slot.state == "ready" and self._engine.loaded(model_id) is None:
                 self._set(model_id, "idle", "made room for other work")
                 _log.info("model unloaded to make room", model=model_id)
+
+    def _failed(self, model_id: str, error: DarkbloomError) -> None:
+        self._set(model_id, "failed", str(error))
+        self.last_failure = LoadFailure(model_id, str(error), self._clock())
 
     def _set(self, model_id: str, state: ModelState, detail: str | None = None) -> None:
         if (slot := self._slots.get(model_id)) is not None:

@@ -25,7 +25,7 @@ from darkbloom_provider.control.models import (
     StatusReport,
 )
 from darkbloom_provider.daemon.books import BooksSnapshot
-from darkbloom_provider.daemon.slots import Slot
+from darkbloom_provider.daemon.slots import LoadFailure, Slot
 from darkbloom_provider.host.posture import FACTS, Posture
 from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.link.state import LinkState
@@ -67,6 +67,14 @@ class DaemonState:
     books: BooksSnapshot | None = None
     warnings: tuple[str, ...] = ()
     local: LocalStatus | None = None
+    process_start_micros: int = 0
+    """When the system started the process, in microseconds since 1970; 0 if unknown."""
+    attested: bool = False
+    """Whether the registration carries an attestation."""
+    memory_gib: int | None = None
+    warm: tuple[str, ...] = ()
+    """Ids of the models in memory, the one used last first."""
+    load_failure: LoadFailure | None = None
 
 
 def report(state: DaemonState, moment: Moment) -> StatusReport:

@@ -40,6 +40,7 @@ from darkbloom_provider.daemon.presence import Listed, Presence
 from darkbloom_provider.daemon.rooms import Engine, Front, Link, Rooms, Work
 from darkbloom_provider.daemon.speeds import MeasuredSpeeds, hardware_name
 from darkbloom_provider.daemon.state import DaemonState, Moment, report
+from darkbloom_provider.daemon.state_file import StateFile
 from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import Offer, Terms
 from darkbloom_provider.engine.requests import EngineSnapshot
@@ -57,6 +58,8 @@ __all__ = ["Assignment", "LocalEndpoint", "Supervisor", "Surroundings"]
 
 SHUTTING_DOWN = "this provider is shutting down"
 IDLE_CHECK_SECONDS = 15.0
+STATE_FILE_SECONDS = 1.0
+"""Longest time between two writes of `daemon-state.json`."""
 SETTLE_SECONDS = 5.0
 """How long cancelled requests may take to let go of the engine before it is closed over them."""
 
@@ -98,11 +101,15 @@ class Supervisor:
         self._link: Link | None = None
         self._front: Front | None = None
         self._local: LocalStatus | None = None
+        self._attested = False
 
     # ------------------------------------------------------------ asked from outside
 
     def status(self) -> StatusReport:
         """What the daemon does now, from memory alone."""
+        return report(*self._look())
+
+    def _look(self) -> tuple[DaemonState, Moment]:
         jobs, link, machine = self._jobs, self._link, self._machine
         credentials = self._desired.credentials
         settings = self._assignment.config
@@ -125,8 +132,13 @@ class Supervisor:
             books=None if self._books is None else self._books.snapshot(),
             warnings=self._warnings + self._desired.left_out,
             local=self._local,
+            process_start_micros=self._around.start_micros,
+            attested=self._attested,
+            memory_gib=None if machine is None else machine.hardware.memory_gb,
+            warm=self._desired.slots.warm(),
+            load_failure=self._desired.slots.last_failure,
         )
-        return report(state, Moment(self._around.now(), self._around.clock()))
+        return state, Moment(self._around.now(), self._around.clock())
 
     def drain(self, deadline_s: float) -> DrainReply:
         """Begin to stop; for the local socket."""
@@ -237,17 +249,22 @@ class Supervisor:
             ModelError: No model to serve.
             DarkbloomError: Another reason why nothing can be served.
         """
-        home = self._assignment.home
         try:
-            with single_instance(home.pid_file, self._around.pid):
-                async with asyncio.TaskGroup() as tasks, serving(self, home.control_socket):
-                    self._tasks = tasks
-                    if not self._stopping.is_set():
-                        self._life = tasks.create_task(self._live(tasks), name="provider")
-                        await asyncio.wait([self._life])
+            with single_instance(self._assignment.home.pid_file, self._around.pid):
+                async with self._state_file():
+                    await self._live_in_home()
                 _log.info("provider stopped")
         except BaseExceptionGroup as group:
             raise _first_cause(group) from group
+
+    async def _live_in_home(self) -> None:
+        socket = self._assignment.home.control_socket
+        try:
+            async with asyncio.TaskGroup() as tasks, serving(self, socket):
+                self._tasks = tasks
+                if not self._stopping.is_set():
+                    self._life = tasks.create_task(self._live(tasks), name="provider")
+                    await asyncio.wait([self._life])
         finally:
             self._tasks = None
             self.phase = "stopped"
@@ -330,6 +347,7 @@ class Supervisor:
             attestation=attestation,
             speeds=speeds,
         )
+        self._attested = attestation is not None
         terms = Terms(
             key_pair=self._key_pair,
             price=self._rooms.price,
@@ -391,6 +409,22 @@ class Supervisor:
                 await asyncio.wait_for(jobs.idle(), SETTLE_SECONDS)
 
     # ------------------------------------------------------------ small duties
+
+    @contextlib.asynccontextmanager
+    async def _state_file(self) -> AsyncIterator[None]:
+        """Keep `daemon-state.json` while the block runs; afterwards it says that nothing does."""
+        settings = self._assignment.config.coordinator
+        file = StateFile(self._assignment.home.daemon_state, self._look, self.engine)
+        every_s = min(STATE_FILE_SECONDS, settings.heartbeat_interval_secs / 2)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeper = tasks.create_task(file.keep(every_s), name="state file")
+                try:
+                    yield
+                finally:
+                    keeper.cancel()
+        finally:
+            await file.write()
 
     def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
         offer = Offer(

@@ -86,6 +86,7 @@ class SideThread:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
+            del call  # else the last request's text would stay until the next comes
 
     def _run(self, work: Callable[[], Result], future: Future[Result]) -> None:
         if not future.set_running_or_notify_cancel():

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.paths import PRIVATE_FILE, Home, private_directory
 
@@ -45,6 +47,17 @@ def machine_id(home: Home, random: RandomBytes = secrets.token_bytes) -> str:
         IdentityError: The file is damaged, or the disk refuses.
     """
     return _kept(home.machine_id, _MACHINE_ID, lambda: random(16).hex())
+
+
+def process_start_micros() -> int:
+    """When the system started this process, in microseconds since 1970; 0 if it does not tell.
+
+    With the pid it names a process for good: pids come again.
+    """
+    try:
+        return round(psutil.Process().create_time() * 1e6)
+    except (psutil.Error, OSError):
+        return 0
 
 
 def address_of(key: str) -> str:

@@ -46,6 +46,19 @@ def encode_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def nonce_of(ciphertext: str) -> bytes:
+    """The nonce of a box, which no other box of the same keys has: what tells a replayed one.
+
+    Raises:
+        BoxError: The box is truncated or not base64.
+    """
+    text = ciphertext.replace("\r", "").replace("\n", "")
+    nonce = decode_base64(text[: NONCE_BYTES * 4 // 3])
+    if len(nonce) != NONCE_BYTES:
+        raise BoxError("truncated")
+    return nonce
+
+
 @dataclass(frozen=True)
 class KeyPair:
     """An X25519 key pair. The secret half never shows in a representation."""

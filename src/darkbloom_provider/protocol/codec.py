@@ -14,6 +14,9 @@ MAX_PROVIDER_FRAME: Final = 10_485_760
 """Bytes of the largest message a coordinator takes; one more and it closes with 1009."""
 MAX_COORDINATOR_FRAME: Final = 64 * 1024 * 1024
 """Bytes of the largest message a provider takes."""
+MAX_FRAME_VALUES: Final = 100_000
+"""Commas and brackets of a frame. No message of this protocol has a fraction of them, and millions
+would keep the parser, and with it everyone, busy for seconds."""
 
 
 class FrameError(DarkbloomError):
@@ -113,6 +116,8 @@ def _skip_space(text: str, position: int) -> int:
 def _parse(frame: str | bytes) -> tuple[str, dict[str, Any]]:
     try:
         text = frame if isinstance(frame, str) else frame.decode()
+        if sum(text.count(mark) for mark in ",[{") > MAX_FRAME_VALUES:
+            raise MalformedFrameError("too many values")
         document = _DECODER.decode(text)
         if "\\u" in text:
             # Half of a surrogate pair is valid JSON, but no text that could be sent on.

@@ -11,6 +11,9 @@ from typing import Any, Final, NoReturn
 from darkbloom_provider.errors import DarkbloomError
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_VALUES: Final = 500_000
+"""Commas and brackets of a body. The parser builds millions of values in one go, for seconds, and
+meanwhile nobody answers the coordinator; text with so many of them fits no model's context."""
 MAX_STOPS: Final = 16
 MAX_IGNORED: Final = 32
 """Names of unknown parameters that are remembered of one request."""
@@ -45,6 +48,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_BODY_BYTES:
         raise InvalidRequestError(
             f"the request body is larger than {MAX_BODY_BYTES} bytes",
+            status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise InvalidRequestError(
+            "the request body has too many values",
             status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         )
     try:
