@@ -13,9 +13,12 @@ from argon2 import PasswordHasher
 from sqlalchemy import select
 
 from darkbloom_provider.coordinator import accounts, invites
+from darkbloom_provider.coordinator.accounts import AuthenticationError
 from darkbloom_provider.coordinator.passwords import Passwords, checked
+from darkbloom_provider.coordinator.replies import ApiError
 from darkbloom_provider.coordinator.schema import ended_sessions, users
 from darkbloom_provider.coordinator.settings import Policy, Rate, Rates
+from darkbloom_provider.coordinator.sign_in import sign_in as sign_in_from
 from support.desk import ADMIN_KEY, Desk, bearer, counted_hex, error_of, front_desk
 
 EMAIL = "ann@example.org"
@@ -253,6 +256,27 @@ async def test_an_address_without_an_account_is_limited_in_the_same_way(tmp_path
     async with front_desk(tmp_path, policy=OPEN, rates=GUESSES) as desk:
         answers = [(await sign_in(desk, email="nobody@example.org")).status_code for _ in range(5)]
         assert answers == [401, 401, 401, 429, 429]
+
+
+async def test_a_stranger_who_guesses_does_not_keep_the_owner_out(tmp_path: Path) -> None:
+    rates = Rates(password=Rate(1 / 60, 3), password_anywhere=Rate(1 / 30, 5))
+    async with front_desk(tmp_path, policy=OPEN, rates=rates) as desk:
+        await sign_up(desk)
+
+        async def guess(address: str, *, rightly: bool = False) -> int:
+            password = PASSWORD if rightly else "wrong horse battery"
+            try:
+                await sign_in_from(desk.services, EMAIL, password, address=address)
+            except AuthenticationError:
+                return 401
+            except ApiError as error:
+                return error.status
+            return 200
+
+        assert [await guess("192.0.2.1") for _ in range(4)] == [401, 401, 401, 429]
+        assert await guess("192.0.2.2", rightly=True) == 200
+        # Many computers together get no further than this.
+        assert [await guess(f"198.51.100.{n}") for n in range(4)] == [401, 401, 429, 429]
 
 
 async def test_one_computer_cannot_try_many_addresses(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from darkbloom_provider.coordinator import api_keys, sign_in
 from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE, SESSION, admitted
+from darkbloom_provider.coordinator.guards import ANYONE, SESSION, address_of, admitted
 from darkbloom_provider.coordinator.replies import (
     ApiError,
     json_reply,
@@ -151,7 +151,8 @@ class _People:
         body = await read_json(request)
         email = text_field(body, "email")
         password = text_field(body, "password", exact=True)
-        return _begun(await sign_in.sign_in(self._services, email, password))
+        begun = await sign_in.sign_in(self._services, email, password, address=address_of(request))
+        return _begun(begun)
 
     async def session(self, request: Request) -> Response:
         caller = admitted(request)

@@ -121,7 +121,10 @@ class Operator:
         await self.database.write(lambda c: accounts.end_all_sessions(c, user.account_id))
 
     def session_token(self, account_id: str, *, lifetime: timedelta = LIFETIME) -> Secret:
-        """A sign-in of this account, as the console would hold it."""
+        """A sign-in of this account, as the console would hold it.
+
+        Not accepted once the account has had a password set or was signed out everywhere.
+        """
         return self.identity.sessions.issue(
             account_id,
             session_id=self.sources.random_hex(SESSION_ID_BYTES),

@@ -21,7 +21,7 @@ MAX_KEYS: Final = 100_000
 """Buckets remembered in each tier. Beyond it the one unused for longest is forgotten."""
 MAX_RETRY_AFTER_S: Final = 60
 
-Tier = Literal["consumer", "financial", "sign_in", "password", "device"]
+Tier = Literal["consumer", "financial", "sign_in", "password", "password_anywhere", "device"]
 """Which buckets an endpoint draws from; each tier has its own."""
 
 
@@ -83,6 +83,7 @@ class RateLimiter:
             "financial": TokenBuckets(rates.financial, monotonic),
             "sign_in": TokenBuckets(rates.sign_in, monotonic),
             "password": TokenBuckets(rates.password, monotonic),
+            "password_anywhere": TokenBuckets(rates.password_anywhere, monotonic),
             "device": TokenBuckets(rates.device, monotonic),
         }
 

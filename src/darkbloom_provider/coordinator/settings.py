@@ -128,7 +128,10 @@ class Rates:
     sign_in: Rate = Rate(1 / 6, 20)
     """Sign-ins and sign-ups, by address."""
     password: Rate = Rate(1 / 60, 10)
-    """Wrong passwords, by e-mail address, whether or not it has an account."""
+    """Wrong passwords for one e-mail address from one address, whether or not it has an account."""
+    password_anywhere: Rate = Rate(1 / 30, 100)
+    """Wrong passwords for one e-mail address from everywhere: wide, for a stranger who uses it up
+    keeps the owner out."""
     device: Rate = Rate(1.0, 30)
     """Steps of the device login by machines, by address."""
 

@@ -77,21 +77,35 @@ async def sign_up(services: Services, email: str, password: str, invite_code: st
 
 
 async def sign_in(
-    services: Services, email: str, password: str, *, lifetime: timedelta = LIFETIME
+    services: Services,
+    email: str,
+    password: str,
+    *,
+    address: str,
+    lifetime: timedelta = LIFETIME,
 ) -> SignedIn:
-    """A session for the right address and password.
+    """A session for the right e-mail address and password.
+
+    Args:
+        services: The coordinator's parts.
+        email: Who it claims to be.
+        password: What it knows.
+        address: Where it calls from, as `guards.address_of` gives it.
+        lifetime: How long the session lasts.
 
     Raises:
         ApiError: 429 after too many wrong passwords for this address, right or wrong.
         AuthenticationError: Wrong address or password; it does not say which.
     """
     key = email.strip().lower()[: accounts.MAX_EMAIL_CHARACTERS]
-    services.limiter.admit("password", key)
+    services.limiter.admit("password", f"{key} {address}")
+    services.limiter.admit("password_anywhere", key)
     record = await services.db.read(lambda c: accounts.sign_in_record(c, key))
     right = await services.passwords.match(record.password_hash if record else None, password)
     if record is None or not right:
         raise AuthenticationError("Wrong e-mail address or password")
-    services.limiter.give_back("password", key)
+    services.limiter.give_back("password", f"{key} {address}")
+    services.limiter.give_back("password_anywhere", key)
     return _session(services, record.user, record.generation, lifetime)
 
 
@@ -105,14 +119,14 @@ async def change_password(
         AuthenticationError: 403, the present password is wrong.
         WeakPasswordError: The new password is refused.
     """
-    services.limiter.admit("password", user.email)
+    services.limiter.admit("password", user.account_id)
     record = await services.db.read(lambda c: accounts.sign_in_record(c, user.email))
     right = await services.passwords.match(record.password_hash if record else None, current)
     if not right:
         raise AuthenticationError(
             "The present password is wrong", status=HTTPStatus.FORBIDDEN, error_type="forbidden"
         )
-    services.limiter.give_back("password", user.email)
+    services.limiter.give_back("password", user.account_id)
     hashed = await services.passwords.hash(passwords.checked(new, email=user.email))
     generation = await services.db.write(
         lambda c: accounts.set_password(c, user.account_id, hashed)
