@@ -68,6 +68,13 @@ async def sign_up(page: Page, base: str) -> None:
     await expect(page.get_by_role("heading", name="Link your first machine")).to_be_visible()
 
 
+async def no_script_can_read_the_session(page: Page) -> None:
+    cookies = {cookie["name"]: cookie for cookie in await page.context.cookies()}
+    assert cookies[SESSION_COOKIE]["httpOnly"]
+    assert cookies[SESSION_COOKIE]["sameSite"] == "Strict"
+    assert SESSION_COOKIE not in await page.evaluate("document.cookie")
+
+
 async def link(page: Page, net: Network) -> str:
     """Approve a machine's code in the browser; the machine's token."""
     code = (await net.http.post("/v1/device/code")).json()
@@ -108,6 +115,7 @@ async def test_an_owner_signs_up_links_earns_filters_and_is_paid(tmp_path: Path)
         page = await browser.new_page(viewport=DESKTOP)
         complaints = Complaints(page)
         await sign_up(page, base)
+        await no_script_can_read_the_session(page)
         token = await link(page, net)
         await page.get_by_role("link", name="Look again").click()
         await expect(page.get_by_text("This machine is not connected")).to_be_visible()
@@ -260,13 +268,3 @@ async def test_every_step_can_be_taken_with_the_keyboard_alone(tmp_path: Path) -
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Type the code here")).to_be_focused()
-
-
-async def test_no_script_can_read_the_session(tmp_path: Path) -> None:
-    async with chromium() as browser, network(tmp_path, policy=Policy(sign_up="open")) as net:
-        page = await browser.new_page()
-        await sign_up(page, net.coordinator.base_url)
-        cookies = {cookie["name"]: cookie for cookie in await page.context.cookies()}
-        assert cookies[SESSION_COOKIE]["httpOnly"]
-        assert cookies[SESSION_COOKIE]["sameSite"] == "Strict"
-        assert SESSION_COOKIE not in await page.evaluate("document.cookie")
