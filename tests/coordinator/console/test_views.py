@@ -11,7 +11,7 @@ import pytest
 
 from darkbloom_provider.coordinator.console.views import earn, machines, network, payouts
 from darkbloom_provider.coordinator.console.views.choice import Choice, pager, read_choice
-from darkbloom_provider.coordinator.console.views.machines import Concern, Connected
+from darkbloom_provider.coordinator.console.views.concerns import Concern, Connected, warnings
 from darkbloom_provider.coordinator.device_login import LinkedDevice
 from darkbloom_provider.coordinator.earnings_views import (
     EarningsFilter,
@@ -251,7 +251,7 @@ def machine(**changes: Any) -> Connected:
 
 
 def concerns(subject: Connected, rules: Rules | None = None) -> tuple[Concern, ...]:
-    return machines.warnings(subject, rules=rules or Rules(), listed=frozenset({QWEN}), now=200.0)
+    return warnings(subject, rules=rules or Rules(), listed=frozenset({QWEN}), now=200.0)
 
 
 def slot(state: str) -> BackendCapacity:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from darkbloom_provider.coordinator import device_login, owner_views
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views import machines as views
-from darkbloom_provider.coordinator.console.views.machines import Connected
+from darkbloom_provider.coordinator.console.views.concerns import Connected
 from darkbloom_provider.coordinator.console.visit import Visit, go
 from darkbloom_provider.coordinator.registry import Session
 
