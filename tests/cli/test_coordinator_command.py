@@ -82,3 +82,12 @@ def test_a_hash_that_can_match_nothing_is_refused() -> None:
         result = run("serve", option, "ABC")
         assert result.exit_code == 2
         assert "not 64 hex digits" in result.output
+
+
+@pytest.mark.parametrize(
+    "address", ["example.org", "ftp://a", "https://a/b", "https://me@a", "https://"]
+)
+def test_a_console_address_that_is_no_origin_is_refused(address: str) -> None:
+    result = run("serve", "--console-url", address)
+    assert result.exit_code == 2
+    assert "https://console.example.org" in result.output

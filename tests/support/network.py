@@ -16,7 +16,15 @@ from sqlalchemy import select
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.schema import jobs
 from darkbloom_provider.coordinator.server import RunningCoordinator, running_coordinator
-from darkbloom_provider.coordinator.settings import Limits, Policy, Rates, Settings, Timing
+from darkbloom_provider.coordinator.settings import (
+    Limits,
+    Payouts,
+    Policy,
+    Rates,
+    Settings,
+    Timing,
+)
+from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 from support.desk import NO_RATES
@@ -63,6 +71,10 @@ class Network:
         states = await self.coordinator.services.db.read(lambda c: c.execute(query).scalars().all())
         return list(states)
 
+    def session(self) -> Secret:
+        """The consumer, signed in."""
+        return self.coordinator.operator.session_token(self.account)
+
     async def idle(self) -> None:
         """Wait until every request's books are closed."""
         async with asyncio.timeout(10):
@@ -105,6 +117,8 @@ async def network(
     credit: int = CREDIT,
     admin_key: str | None = None,
     database: str | None = None,
+    payouts: Payouts | None = None,
+    sources: Sources | None = None,
 ) -> AsyncIterator[Network]:
     """A coordinator with one consumer; at the end its books are audited."""
     settings = Settings(
@@ -116,8 +130,9 @@ async def network(
         limits=limits or Limits(),
         rates=rates or NO_RATES,
         admin_key=None if admin_key is None else Secret(admin_key),
+        payouts=payouts or Payouts(),
     )
-    async with running_coordinator(settings, Catalogue.builtin()) as coordinator:
+    async with running_coordinator(settings, Catalogue.builtin(), sources) as coordinator:
         operator = coordinator.operator
         account, new = await operator.find_or_create_user("consumer@example.org")
         if new:

@@ -50,6 +50,13 @@ def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
     return frozenset(texts)
 
 
+def _web_address(_ctx: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    # Only an origin: cookies, forms and links are made for the whole of one.
+    if text is not None and re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
+        raise click.BadParameter(f"{text!r} is not like https://console.example.org", param=option)
+    return text
+
+
 @click.group("coordinator")
 def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
@@ -145,6 +152,12 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     metavar="HOURS",
     help="How long a sandbox payout takes.",
 )
+@click.option(
+    "--console-url",
+    metavar="URL",
+    callback=_web_address,
+    help="Where browsers find the console, if not at its own address, as behind a proxy with TLS.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -163,6 +176,7 @@ def serve(
     rate_limit: float,
     payouts: RailName,
     sandbox_delay: float,
+    console_url: str | None,
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
@@ -184,6 +198,7 @@ def serve(
         ),
         payouts=_payouts(invocation, directory, payouts, sandbox_delay),
         rates=Rates(consumer=_rate(rate_limit)),
+        console_url=console_url,
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)

@@ -20,6 +20,7 @@ from darkbloom_provider import config, logs, paths
 from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
+from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.operator import Operator
@@ -200,7 +201,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
     books = coordinator.books
     server = _Server(
         uvicorn.Config(
-            build_app(services, hub, registrar, books),
+            with_console(build_app(services, hub, registrar, books), services, hub),
             http="h11",
             ws="websockets-sansio",
             ws_max_size=MAX_PROVIDER_FRAME,

@@ -1,0 +1,83 @@
+"""How figures, times and names are written on pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
+
+from darkbloom_provider.coordinator.replies import rfc3339_seconds
+from darkbloom_provider.protocol.money import format_usd
+
+
+def usd(micro_usd: int) -> Markup:
+    """An amount, exact, with what is below a cent set smaller.
+
+    >>> str(usd(4_821_200))
+    '<span class="usd">$4.82<small>1200</small></span>'
+    """
+    text = format_usd(micro_usd)
+    return Markup('<span class="usd">{}<small>{}</small></span>').format(text[:-4], text[-4:])
+
+
+def price(micro_usd_per_million: int) -> str:
+    """A price per million tokens, with two decimals or as many as it needs.
+
+    >>> price(780_000), price(65_000)
+    ('$0.78', '$0.065')
+    """
+    text = format_usd(micro_usd_per_million)
+    return text[:-4] + text[-4:].rstrip("0")
+
+
+def count(number: int) -> str:
+    """A whole number with its thousands apart.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{number:,}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "job"), counted(2000, "job")
+    ('1 job', '2,000 jobs')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def model_name(model_id: str) -> str:
+    """The last part of a model's id, by which people know it."""
+    return model_id.rpartition("/")[2] or model_id
+
+
+def masked(serial: str) -> str:
+    """A serial number that its owner recognizes and nobody else can use.
+
+    >>> masked("ABCDEFGHIJ")
+    'ABCD••••IJ'
+    """
+    return f"{serial[:4]}••••{serial[-2:]}" if len(serial) > 6 else "••••"  # noqa: PLR2004 - what is shown
+
+
+def commands(text: str) -> Markup:
+    """A sentence in which what is to be typed stands between backquotes.
+
+    >>> str(commands("Type: `darkbloom doctor`"))
+    'Type: <code>darkbloom doctor</code>'
+    """
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
+def moment(instant: datetime) -> Markup:
+    """A time, for people and for programs. The server knows no zone but UTC."""
+    utc = instant.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        rfc3339_seconds(utc), f"{utc.day} {utc:%b %Y, %H:%M}"
+    )
