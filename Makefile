@@ -27,7 +27,7 @@ demo: $(VENV)/.demo
 	$(BIN)/darkbloom demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 	@mkdir -p build
 	$(BIN)/python -m coverage run -m pytest -q $(SESSION_TESTS)
 	$(BIN)/python -m coverage report
