@@ -18,12 +18,12 @@ REVOKE = "POST /v1/device/revoke"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+def home(home_root: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("HOME", str(home_root))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home_root / "config"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     monkeypatch.delenv("DARKBLOOM_HOME", raising=False)
-    return Home(tmp_path / "user" / ".darkbloom")
+    return Home(home_root / ".darkbloom")
 
 
 def run(*arguments: str) -> int:
