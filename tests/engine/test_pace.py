@@ -78,6 +78,14 @@ def test_a_crowd_comes_in_groups_so_that_the_first_do_not_wait_for_the_last() ->
     assert not tempo.joins(200, [200], waiting=200)
 
 
+def test_the_rest_of_a_crowd_comes_as_one_group() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)
+    assert not tempo.joins(200, [200], waiting=400)
+    assert tempo.joins(200, [200, 200], waiting=200, outnumbered=True)
+    assert not tempo.joins(200, [200], waiting=400, overtaking=True, outnumbered=True)
+
+
 def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
     tempo = pace()
     tempo.learn_reading(0.1, 100)

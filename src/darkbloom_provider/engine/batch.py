@@ -247,8 +247,13 @@ class Batch:
     def _fits(self, tokens: int, overtaking: bool) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
         running = len(self._running) - len(self._held)
+        left = len(self._reading) + len(self._line)
         return running < self._settings.max_running and self._pace.joins(
-            tokens, self._reading.left, self._line.prompt_tokens, overtaking=overtaking
+            tokens,
+            self._reading.left,
+            self._line.prompt_tokens,
+            overtaking=overtaking,
+            outnumbered=left <= len(self._decoding),
         )
 
     def _row(self, entry: Entry, start: Start) -> Row:
