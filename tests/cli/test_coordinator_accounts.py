@@ -190,6 +190,13 @@ def test_invites_are_made_listed_and_revoked(data: Path) -> None:
     assert "invite list" in str(refused(run(data, "invite", "revoke", "nothing")).next_step)
 
 
+def test_a_code_that_is_not_known_makes_nobody_and_says_where_it_is_shown(data: Path) -> None:
+    error = refused(run(data, "approve", "ABCD-EFGH", "--email", "owner@example.org"))
+    assert "not known" in error.what
+    assert "darkbloom login" in str(error.next_step)
+    assert json_of(data, "user", "list")["users"] == []
+
+
 @pytest.mark.parametrize("arguments", [("user", "list"), ("invite", "list")])
 def test_an_empty_list_says_what_to_type(data: Path, arguments: tuple[str, ...]) -> None:
     assert "Next: darkbloom coordinator" in run(data, *arguments).output

@@ -369,13 +369,7 @@ def approve(books: Books, *, user_code: str, email: str) -> None:
 
     From its next connection on, that machine earns for the user.
     """
-
-    async def link(operator: Operator) -> tuple[User, bool]:
-        user, new = await operator.find_or_make_user(email)
-        await operator.approve(user_code, user.account_id)
-        return user, new
-
-    user, new = books.operate(link)
+    user, new = books.operate(lambda operator: operator.approve(user_code, email))
     books.show(
         {"account_id": user.account_id, "email": user.email, "new": new, "status": "approved"},
         [f"Approved: the machine now belongs to {'new ' if new else ''}user {email}."],

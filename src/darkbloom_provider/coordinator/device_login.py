@@ -36,6 +36,8 @@ _RETRY_AFTER_S: Final = 60
 _REMEMBERED: Final = timedelta(hours=1)
 """For this long an expired code is still answered as expired instead of unknown."""
 _UNBIASED: Final = 256 - 256 % len(ALPHABET)
+_SHOWN_BY_LOGIN: Final = "type it as `darkbloom login` shows it on the other machine"
+_LOGIN_AGAIN: Final = "type `darkbloom login` on the other machine for a new one"
 
 
 class DeviceLoginError(RefusalError):
@@ -152,11 +154,23 @@ def pending(connection: Connection, user_code: str, *, now: datetime) -> Pending
     spelled = _spelled(user_code)
     row = None if spelled is None else _find(connection, spelled)
     if row is None:
-        raise DeviceLoginError("This code is not known", status=404, error_type="invalid_code")
+        raise DeviceLoginError(
+            "This code is not known",
+            status=404,
+            error_type="invalid_code",
+            next_step=_SHOWN_BY_LOGIN,
+        )
     if row.expires_at <= now:
-        raise DeviceLoginError("This code has expired", status=410, error_type="expired_code")
+        raise DeviceLoginError(
+            "This code has expired", status=410, error_type="expired_code", next_step=_LOGIN_AGAIN
+        )
     if row.state != "pending":
-        raise DeviceLoginError("This code was already used", status=409, error_type="already_used")
+        raise DeviceLoginError(
+            "This code was already used",
+            status=409,
+            error_type="already_used",
+            next_step=_LOGIN_AGAIN,
+        )
     return Pending(row.user_code, row.created_at, row.expires_at)
 
 

@@ -58,15 +58,7 @@ class Operator:
             AccountError: The address is none.
         """
         account_id, now = self.sources.new_id(), self.sources.now()
-
-        def operation(connection: Connection) -> tuple[User, bool]:
-            known = accounts.find_user(connection, email=email)
-            if known is not None:
-                return known, False
-            made = accounts.create_user(connection, account_id=account_id, email=email, now=now)
-            return made, True
-
-        return await self.database.write(operation)
+        return await self.database.write(lambda c: _find_or_make(c, email, account_id, now))
 
     async def find_or_create_user(self, email: str) -> tuple[str, bool]:
         """The account id of a user, and whether it was made just now. Raises as above."""
@@ -167,16 +159,21 @@ class Operator:
             )
         )
 
-    async def approve(self, user_code: str, account_id: str) -> None:
-        """Let the machine that shows a code work for an account.
+    async def approve(self, user_code: str, email: str) -> tuple[User, bool]:
+        """Let the machine that shows a code work for a user, who is made if need be.
 
         Raises:
-            DeviceLoginError: The code is not known, has expired or was used.
+            AccountError: The address is none.
+            DeviceLoginError: The code is not known, has expired or was used. Nobody is made.
         """
-        now = self.sources.now()
-        await self.database.write(
-            lambda c: device_login.approve(c, user_code, account_id=account_id, now=now)
-        )
+        account_id, now = self.sources.new_id(), self.sources.now()
+
+        def operation(connection: Connection) -> tuple[User, bool]:
+            user, new = _find_or_make(connection, email, account_id, now)
+            device_login.approve(connection, user_code, account_id=user.account_id, now=now)
+            return user, new
+
+        return await self.database.write(operation)
 
     async def invite(
         self, micro_usd: int, *, code: str, max_uses: int, expires_at: datetime | None
@@ -252,3 +249,12 @@ class Operator:
     async def balance(self, account_id: str) -> Balance:
         """What an account holds."""
         return await self.database.read(lambda c: books.balance_of(c, account_id))
+
+
+def _find_or_make(
+    connection: Connection, email: str, account_id: str, now: datetime
+) -> tuple[User, bool]:
+    known = accounts.find_user(connection, email=email)
+    if known is not None:
+        return known, False
+    return accounts.create_user(connection, account_id=account_id, email=email, now=now), True
