@@ -23,7 +23,7 @@ from darkbloom_provider.coordinator import accounts, books
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.books import InsufficientFundsError
 from darkbloom_provider.coordinator.ledger import Serving, recover_open_reservations
-from darkbloom_provider.coordinator.payouts import withdrawals
+from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.rail import Method, Onboarding, Receipt
 from darkbloom_provider.coordinator.payouts.withdrawals import InsufficientWithdrawableError
 from darkbloom_provider.coordinator.settings import Policy
@@ -64,9 +64,9 @@ class Ledger(RuleBasedStateMachine):
         for who in PEOPLE:
             email = f"{who}@example.org"
             accounts.create_user(self.connection, account_id=who, email=email, now=NOON)
-            withdrawals.open_payout_account(self.connection, who, "bank", f"acct_{who}", now=NOON)
+            receivers.open_payout_account(self.connection, who, "bank", f"acct_{who}", now=NOON)
             ready = Onboarding("ready", "card", "5556", instant_eligible=True)
-            withdrawals.note_onboarding(self.connection, "bank", f"acct_{who}", ready, now=NOON)
+            receivers.note_onboarding(self.connection, "bank", f"acct_{who}", ready, now=NOON)
         self.made = 0
         self.closed: dict[str, tuple[int, int]] = {}
 
@@ -131,7 +131,7 @@ class Ledger(RuleBasedStateMachine):
     def withdraw(self, who: str, amount: int, method: Method) -> object:
         self.made += 1
         before = books.balance_of(self.connection, who)
-        receiver = withdrawals.payout_account(self.connection, who, "bank")
+        receiver = receivers.payout_account(self.connection, who, "bank")
         assert receiver is not None
         try:
             row = withdrawals.request(

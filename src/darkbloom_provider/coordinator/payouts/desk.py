@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
-from darkbloom_provider.coordinator.payouts import withdrawals
+from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.rail import (
     PayoutRail,
     RailEvent,
@@ -194,7 +194,7 @@ class PayoutDesk:
             if not withdrawals.first_hearing(connection, rail, event.id, event.type, now=now):
                 return False
             if event.onboarding is not None:
-                withdrawals.note_onboarding(
+                receivers.note_onboarding(
                     connection, rail, event.external_id, event.onboarding, now=now
                 )
             row = withdrawals.find(

@@ -16,7 +16,7 @@ from darkbloom_provider.coordinator import books, idempotency
 from darkbloom_provider.coordinator.accounts import Principal, User
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANYONE, USER, Access, admitted
-from darkbloom_provider.coordinator.payouts import withdrawals
+from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import (
     BadEventError,
@@ -24,10 +24,10 @@ from darkbloom_provider.coordinator.payouts.rail import (
     RailRefusedError,
     RailUnknownError,
 )
+from darkbloom_provider.coordinator.payouts.receivers import PayoutAccount
 from darkbloom_provider.coordinator.payouts.withdrawals import (
     AmountError,
     InsufficientWithdrawableError,
-    PayoutAccount,
     Withdrawal,
 )
 from darkbloom_provider.coordinator.queries import refuse
@@ -202,7 +202,7 @@ class _Payouts:
 
     async def _account(self, desk: PayoutDesk, account_id: str) -> PayoutAccount | None:
         return await self._services.db.read(
-            lambda c: withdrawals.payout_account(c, account_id, desk.rail.name)
+            lambda c: receivers.payout_account(c, account_id, desk.rail.name)
         )
 
 
@@ -225,7 +225,7 @@ class _Receiving(_Payouts):
                 else await desk.rail.open_account(user.account_id, user.email, country)
             )
             await self._services.db.write(
-                lambda c: withdrawals.open_payout_account(
+                lambda c: receivers.open_payout_account(
                     c, user.account_id, desk.rail.name, external_id, now=now
                 )
             )
@@ -268,7 +268,7 @@ class _Receiving(_Payouts):
             if fresh is not None:
                 found, latest = account.external_id, fresh
                 await self._services.db.write(
-                    lambda c: withdrawals.note_onboarding(c, desk.rail.name, found, latest, now=now)
+                    lambda c: receivers.note_onboarding(c, desk.rail.name, found, latest, now=now)
                 )
                 account = PayoutAccount(account.account_id, account.external_id, fresh)
         onboarding = account.onboarding

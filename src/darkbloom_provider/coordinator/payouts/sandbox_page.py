@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANYONE
-from darkbloom_provider.coordinator.payouts import withdrawals
+from darkbloom_provider.coordinator.payouts import receivers
 from darkbloom_provider.coordinator.payouts.sandbox import DESTINATIONS, SETUP_PATH, SandboxSetup
 from darkbloom_provider.coordinator.replies import read_body
 from darkbloom_provider.coordinator.services import Services
@@ -68,7 +68,7 @@ class _Page:
         if choice is None:
             return _page("<p>Please go back and choose one.</p>", HTTPStatus.BAD_REQUEST)
         await self._database.write(
-            lambda c: withdrawals.note_onboarding(
+            lambda c: receivers.note_onboarding(
                 c, "sandbox", visit.external_id, choice.onboarding, now=now
             )
         )
