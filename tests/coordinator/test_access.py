@@ -21,6 +21,7 @@ from support.credentials import Person, bearer
 from support.house import House, furnished
 
 OPERATOR = frozenset({"operator", "admin key", "admin session"})
+ADMINISTRATOR = OPERATOR - {"operator"}
 SIGNED_IN = frozenset({"session", "admin session"})
 PERSON = SIGNED_IN | {"key", "admin key"}
 CREDENTIAL = PERSON | {"operator"}
@@ -81,6 +82,12 @@ WHO = {
     ("POST", "/v1/admin/credit"): OPERATOR,
     ("POST", "/v1/admin/reward"): OPERATOR,
     ("GET", "/v1/admin/users"): OPERATOR,
+    ("PUT", "/v1/admin/pricing"): ADMINISTRATOR,
+    ("GET", "/v1/admin/models"): ADMINISTRATOR,
+    ("POST", "/v1/admin/models"): ADMINISTRATOR,
+    ("DELETE", "/v1/admin/models"): ADMINISTRATOR,
+    ("PUT", "/v1/pricing"): PERSON,
+    ("DELETE", "/v1/pricing"): PERSON,
     # Says who it is in its first message; `test_hub_registration` is about what that is worth.
     ("WEBSOCKET", "/ws/provider"): ANYBODY,
 }

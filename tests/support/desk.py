@@ -19,6 +19,7 @@ from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import PayoutRail
@@ -141,13 +142,14 @@ async def front_desk(
             db=database,
             identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
             clock=clock,
+            monotonic=clock.monotonic,
             random_hex=counted_hex(),
             new_id=lambda: f"id-{next(ids)}",
             payouts=PayoutDesk(database, chosen, clock),
             sandbox_setup=SandboxSetup(counted_hex("setup")),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
-            catalogue=Catalogue.builtin(),
+            offer=Offer(database, Catalogue.builtin()),
             policy=Policy(),
             console_url=None,
             connected_providers=lambda: 0,

@@ -35,7 +35,7 @@ class House:
         """Every method and path of the application."""
         coordinator = self.net.coordinator
         services, hub = coordinator.services, coordinator.hub
-        registrar = Registrar(services.db, services.catalogue, services.policy, hub.sources)
+        registrar = Registrar(services.db, services.offer, services.policy, hub.sources)
         app = build_app(
             services, hub, registrar, Books(services.db, services.policy, services.clock)
         )

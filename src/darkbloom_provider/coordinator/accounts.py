@@ -34,9 +34,10 @@ MAX_EMAIL_CHARACTERS: Final = 254
 _EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
 
 RandomHex = Callable[[int], str]
-Guard = Literal["any", "user", "session", "admin"]
-"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, or the
-operator's (the admin key, or any credential of a user who is an administrator)."""
+Guard = Literal["any", "user", "session", "admin", "administrator"]
+"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, the
+operator's (the admin key, or any credential of a user who is an administrator), or an
+administrator's in person (not the admin key)."""
 Kind = Literal["api_key", "device_token", "session", "admin"]
 
 
@@ -287,6 +288,10 @@ def authenticate(
     if guard == "admin" and not principal.is_admin:
         raise AuthenticationError(
             "This is for the operator only", status=403, error_type="forbidden"
+        )
+    if guard == "administrator" and not (principal.user and principal.user.is_admin):
+        raise AuthenticationError(
+            "This is for an administrator with an account", status=403, error_type="forbidden"
         )
     return principal
 

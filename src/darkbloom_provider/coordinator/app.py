@@ -14,11 +14,12 @@ from darkbloom_provider.config import WEBSOCKET_PATH
 from darkbloom_provider.coordinator import (
     account_routes,
     admin_routes,
+    balance_routes,
     device_routes,
+    earnings_routes,
     endpoints,
     gift_routes,
     inference,
-    money_routes,
     network_routes,
     openapi,
     replies,
@@ -32,8 +33,11 @@ from darkbloom_provider.coordinator.middleware import (
     FailureMiddleware,
     RequestIdMiddleware,
 )
+from darkbloom_provider.coordinator.offer import admin_routes as offer_admin_routes
+from darkbloom_provider.coordinator.offer import routes as offer_routes
 from darkbloom_provider.coordinator.payouts import routes as payout_routes
 from darkbloom_provider.coordinator.payouts import sandbox_page
+from darkbloom_provider.coordinator.public import ranks
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.tab import Books
@@ -62,7 +66,11 @@ def desk_endpoints(services: Services) -> list[Endpoint]:
         *account_routes.endpoints(services),
         *device_routes.endpoints(services),
         *gift_routes.endpoints(services),
-        *money_routes.endpoints(services),
+        *offer_routes.endpoints(services),
+        *offer_admin_routes.endpoints(services),
+        *earnings_routes.endpoints(services),
+        *balance_routes.endpoints(services),
+        *ranks.endpoints(services),
         *payout_routes.endpoints(services),
         *sandbox_page.endpoints(services),
         *admin_routes.endpoints(services),

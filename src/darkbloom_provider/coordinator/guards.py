@@ -49,6 +49,8 @@ SESSION: Final = Access("session")
 """A person who has signed in."""
 ADMIN: Final = Access("admin")
 """The operator: by the admin key, or as a user who is an administrator."""
+ADMINISTRATOR: Final = Access("administrator")
+"""A user who is an administrator: what they change has somebody's name to it."""
 
 
 class Gate:

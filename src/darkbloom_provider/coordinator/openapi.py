@@ -34,6 +34,7 @@ _CALLERS: Final = {
     "user": "A person: a session or an API key of theirs.",
     "session": "A person who has signed in: a session token.",
     "admin": "The operator: the admin key, or an administrator's session or API key.",
+    "administrator": "An administrator: their session or API key, not the admin key.",
 }
 _ERRORS: Final = {
     400: "The request makes no sense.",
@@ -141,7 +142,7 @@ def _expected_errors(access: Access, operation: Operation) -> set[int]:
     expected = {503, *operation.errors}
     if access.guard is not None:
         expected.add(401)
-    if access.guard in {"session", "admin"}:
+    if access.guard in {"session", "admin", "administrator"}:
         expected.add(403)
     if access.tier is not None:
         expected.add(429)

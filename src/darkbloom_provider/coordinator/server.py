@@ -23,13 +23,14 @@ from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import PayoutRail
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
-from darkbloom_provider.coordinator.registration import Registrar
+from darkbloom_provider.coordinator.registration import Registrar, relist
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.settings import Settings, is_loopback
@@ -116,6 +117,7 @@ async def running_coordinator(
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
             coordinator = _compose(settings, catalogue, sources, state, listener)
+            await coordinator.services.offer.refresh()
             async with _serving(coordinator, listener):
                 yield coordinator
 
@@ -141,20 +143,28 @@ def _compose(
     host, port = listener.getsockname()[:2]
     base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    offer = Offer(database, catalogue)
+
     def unlink(token_sha256: str) -> None:
         hub.registry.unlink(token_sha256)
 
+    def list_anew(changed: Catalogue) -> None:
+        relist(hub.registry, changed)
+        hub.serve_waiting()
+
+    offer.on_change(list_anew)
     services = Services(
         db=database,
         payouts=_payout_desk(settings, database, sources, base_url),
         sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
         clock=sources.now,
+        monotonic=sources.monotonic,
         random_hex=sources.random_hex,
         new_id=sources.new_id,
         passwords=Passwords(),
         limiter=RateLimiter(settings.rates, monotonic=sources.monotonic, now=sources.now),
-        catalogue=catalogue,
+        offer=offer,
         policy=settings.policy,
         console_url=settings.console_url,
         connected_providers=lambda: len(hub.registry),
@@ -197,7 +207,7 @@ def _payout_desk(
 @contextlib.asynccontextmanager
 async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> AsyncIterator[None]:
     settings, services, hub = coordinator.settings, coordinator.services, coordinator.hub
-    registrar = Registrar(services.db, services.catalogue, settings.policy, hub.sources)
+    registrar = Registrar(services.db, services.offer, settings.policy, hub.sources)
     books = coordinator.books
     server = _Server(
         uvicorn.Config(
@@ -223,6 +233,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
         background = [
             tasks.create_task(hub.evict_forever()),
             tasks.create_task(books.close_forever()),
+            tasks.create_task(services.offer.follow_forever()),
         ]
         if services.payouts is not None:
             background.append(tasks.create_task(services.payouts.run_forever()))

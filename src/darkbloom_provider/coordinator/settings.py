@@ -34,6 +34,8 @@ class Policy:
     """The platform's share of every job, 0-100; owners get all of it by default."""
     referral_percent: int = 20
     """A referrer's share of the platform's fee, 1-50."""
+    personal_prices: bool = False
+    """Whether who serves a job may ask for less than everybody's price (`PUT /v1/pricing`)."""
     minimum_charge_micro_usd: int = 0
     """The least that a request costs."""
     min_trust: TrustLevel = "none"
