@@ -19,6 +19,9 @@ from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
+from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
@@ -125,17 +128,19 @@ async def front_desk(
     where: Path | str | None = None,
     rates: Rates | None = None,
     rail: Callable[[Clock], PayoutRail] | None = None,
+    sell: Callable[[Clock], CheckoutRail] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over a fresh database, in this directory unless told `where`.
 
     Payouts go to the sandbox unless `rail` makes another one, and nobody is limited unless `rates`
-    say so. `changes` replace fields of `Services`.
+    say so; credit is sold over `sell`. `changes` replace fields of `Services`.
     """
     clock = Clock()
     database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
     revoked: list[str] = []
     ids = itertools.count(1)
+    checkout = sell(clock) if sell else SandboxCheckout(base_url=BASE)
     chosen = rail(clock) if rail else SandboxRail(clock, base_url=BASE)
     services = replace(
         Services(
@@ -146,6 +151,7 @@ async def front_desk(
             random_hex=counted_hex(),
             new_id=lambda: f"id-{next(ids)}",
             payouts=PayoutDesk(database, chosen, clock),
+            deposits=DepositDesk(database, checkout, clock),
             sandbox_setup=SandboxSetup(counted_hex("setup")),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
@@ -164,4 +170,5 @@ async def front_desk(
             yield Desk(services, clock, client, revoked)
     finally:
         await chosen.close()
+        await checkout.close()
         await database.close()

@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -152,6 +153,12 @@ for _command in (
     help="How owners are paid out. The sandbox moves no money, and says so everywhere.",
 )
 @click.option(
+    "--deposits/--no-deposits",
+    default=True,
+    show_default=True,
+    help="Whether people can buy credit, over the same rail. In the sandbox it costs nothing.",
+)
+@click.option(
     "--sandbox-delay",
     type=click.FloatRange(min=0),
     default=24.0,
@@ -183,6 +190,7 @@ def serve(
     sign_up: SignUp,
     rate_limit: float,
     payouts: RailName,
+    deposits: bool,
     sandbox_delay: float,
     console_url: str | None,
 ) -> None:
@@ -205,7 +213,7 @@ def serve(
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
         ),
-        payouts=_payouts(invocation, directory, payouts, sandbox_delay),
+        payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
     )
@@ -261,6 +269,7 @@ def _payouts(
         delay,
         stripe_secret("secret-key", directory=directory, environ=environ),
         stripe_secret("webhook-secret", directory=directory, environ=environ),
+        stripe_secret("checkout-webhook-secret", directory=directory, environ=environ),
     )
 
 
@@ -294,6 +303,8 @@ def _unusual(settings: Settings) -> list[str]:
         lines.append(f"Payouts:     {'none' if rail == 'off' else rail}")
     if rail == "stripe" and settings.payouts.stripe_webhook_secret is None:
         lines.append("             No webhook secret: payouts are asked about, hours later.")
+    if rail == "stripe" and settings.payouts.stripe_checkout_secret is None:
+        lines.append("             No checkout webhook secret: credit is given when payers return.")
     return lines
 
 

@@ -25,6 +25,8 @@ from darkbloom_provider.coordinator import (
     replies,
 )
 from darkbloom_provider.coordinator.conversation import Conversation
+from darkbloom_provider.coordinator.deposits import routes as deposit_routes
+from darkbloom_provider.coordinator.deposits import sandbox_page as deposit_sandbox_page
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.middleware import (
@@ -35,8 +37,12 @@ from darkbloom_provider.coordinator.middleware import (
 )
 from darkbloom_provider.coordinator.offer import admin_routes as offer_admin_routes
 from darkbloom_provider.coordinator.offer import routes as offer_routes
-from darkbloom_provider.coordinator.payouts import routes as payout_routes
-from darkbloom_provider.coordinator.payouts import sandbox_page
+from darkbloom_provider.coordinator.payouts import (
+    onboarding_routes,
+    sandbox_page,
+    webhook_route,
+    withdrawal_routes,
+)
 from darkbloom_provider.coordinator.public import ranks
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
@@ -71,7 +77,11 @@ def desk_endpoints(services: Services) -> list[Endpoint]:
         *earnings_routes.endpoints(services),
         *balance_routes.endpoints(services),
         *ranks.endpoints(services),
-        *payout_routes.endpoints(services),
+        *onboarding_routes.endpoints(services),
+        *withdrawal_routes.endpoints(services),
+        *webhook_route.endpoints(services),
+        *deposit_routes.endpoints(services),
+        *deposit_sandbox_page.endpoints(services),
         *sandbox_page.endpoints(services),
         *admin_routes.endpoints(services),
     ]

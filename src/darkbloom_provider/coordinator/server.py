@@ -22,6 +22,10 @@ from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.deposits import ledger as deposits
+from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
+from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
@@ -113,6 +117,7 @@ async def running_coordinator(
         async with open_state(settings, sources) as state:
             database, _ = state
             await _administered(settings, database)
+            await _no_play_money(settings, database)
             recovered = await database.recover(now=sources.now())
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
@@ -156,6 +161,7 @@ def _compose(
     services = Services(
         db=database,
         payouts=_payout_desk(settings, database, sources, base_url),
+        deposits=_deposit_desk(settings, database, sources, base_url),
         sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
         clock=sources.now,
@@ -202,6 +208,40 @@ def _payout_desk(
     else:
         return None
     return PayoutDesk(database, rail, sources.now)
+
+
+def _deposit_desk(
+    settings: Settings, database: Database, sources: Sources, base_url: str
+) -> DepositDesk | None:
+    chosen = settings.payouts
+    if not chosen.deposits:
+        return None
+    if chosen.rail == "sandbox":
+        rail: CheckoutRail = SandboxCheckout(base_url=settings.console_url or base_url)
+    elif chosen.rail == "stripe" and chosen.stripe_secret_key is not None:
+        # Only here, so that nobody needs the SDK who does not use it.
+        from darkbloom_provider.coordinator.deposits.stripe_checkout import (  # noqa: PLC0415
+            StripeCheckout,
+        )
+
+        rail = StripeCheckout(
+            chosen.stripe_secret_key,
+            chosen.stripe_checkout_secret,
+            api_base=chosen.stripe_api_base,
+        )
+    else:
+        return None
+    return DepositDesk(database, rail, sources.now)
+
+
+async def _no_play_money(settings: Settings, database: Database) -> None:
+    """What the sandbox gave away may have been earned by others, who could now withdraw it."""
+    if settings.payouts.rail == "stripe" and await database.read(deposits.holds_play_money):
+        raise UsageError(
+            "This ledger holds play money, and Stripe would pay it out",
+            why="credit was bought in the sandbox",
+            next_step="give the coordinator a fresh ledger: --data DIR or --database URL",
+        )
 
 
 @contextlib.asynccontextmanager
@@ -252,6 +292,8 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             await hub.settled()
             if services.payouts is not None:
                 await services.payouts.rail.close()
+            if services.deposits is not None:
+                await services.deposits.rail.close()
     if failure is not None:
         raise failure
 

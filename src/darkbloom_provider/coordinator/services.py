@@ -8,6 +8,7 @@ from datetime import datetime
 
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
@@ -39,6 +40,8 @@ class Services:
     policy: Policy
     payouts: PayoutDesk | None
     """Takes withdrawals to the bank; None if this coordinator pays nobody out."""
+    deposits: DepositDesk | None
+    """Sells credit; None if nobody can buy any."""
     sandbox_setup: SandboxSetup
     console_url: str | None
     """Where people approve a machine. Absent: the address the request came to."""

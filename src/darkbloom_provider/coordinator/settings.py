@@ -143,7 +143,7 @@ RailName = Literal["sandbox", "stripe", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Payouts:
-    """How withdrawals leave the coordinator."""
+    """How money leaves the coordinator, and how it comes."""
 
     rail: RailName = "sandbox"
     """`sandbox` moves no money and says so everywhere."""
@@ -151,6 +151,10 @@ class Payouts:
     stripe_secret_key: Secret | None = None
     stripe_webhook_secret: Secret | None = None
     """Of the endpoint that hears Connect events."""
+    stripe_checkout_secret: Secret | None = None
+    """Of the endpoint that hears of payments for credit."""
+    deposits: bool = True
+    """Whether credit can be bought, over the same rail."""
     stripe_api_base: str | None = None
     """Instead of Stripe's own, for tests."""
 
