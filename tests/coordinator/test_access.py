@@ -26,6 +26,7 @@ SIGNED_IN = frozenset({"session", "admin session"})
 PERSON = SIGNED_IN | {"key", "admin key"}
 CREDENTIAL = PERSON | {"operator"}
 MACHINE = CREDENTIAL | {"device"}
+RELEASES = frozenset({"release key"})
 THE_TOKEN_ITSELF = frozenset({"device"})
 ANYBODY = None
 
@@ -51,6 +52,16 @@ WHO = {
     ("GET", "/v1/payments/usage"): CREDENTIAL,
     ("GET", "/v1/billing/wallet/balance"): CREDENTIAL,
     ("GET", "/v1/models"): CREDENTIAL,
+    ("GET", "/v1/stats"): ANYBODY,
+    ("GET", "/api/version"): ANYBODY,
+    ("GET", "/v1/releases/latest"): ANYBODY,
+    ("POST", "/v1/releases"): RELEASES,
+    ("GET", "/v1/admin/releases"): OPERATOR,
+    ("DELETE", "/v1/admin/releases"): OPERATOR,
+    ("POST", "/v1/telemetry/events"): ANYBODY,
+    # On this machine; `public/test_metrics` is about others.
+    ("GET", "/metrics"): ANYBODY,
+    ("GET", "/v1/admin/metrics"): OPERATOR,
     ("GET", "/v1/billing/methods"): ANYBODY,
     ("POST", "/v1/billing/stripe/create-session"): CREDENTIAL,
     ("GET", "/v1/billing/stripe/session"): CREDENTIAL,

@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
 from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
@@ -39,6 +40,7 @@ T = TypeVar("T")
 NO_RATES = Rates(*[UNLIMITED] * len(fields(Rates)))
 QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ADMIN_KEY = "the-operators-key"
+RELEASE_KEY = "the-builders-key"
 BASE = "http://coordinator.test:8080"
 
 
@@ -145,7 +147,7 @@ async def front_desk(
     services = replace(
         Services(
             db=database,
-            identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
+            identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY), Secret(RELEASE_KEY)),
             clock=clock,
             monotonic=clock.monotonic,
             random_hex=counted_hex(),
@@ -153,6 +155,7 @@ async def front_desk(
             payouts=PayoutDesk(database, chosen, clock),
             deposits=DepositDesk(database, checkout, clock),
             sandbox_setup=SandboxSetup(counted_hex("setup")),
+            metrics=Metrics(),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
             offer=Offer(database, Catalogue.builtin()),

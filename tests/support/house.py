@@ -18,6 +18,7 @@ from support.credentials import Credentials, Person, every_credential, person
 from support.network import Network, network
 
 ADMIN_KEY = "the-operators-own-key"
+RELEASE_KEY = "the-builders-own-key"
 
 
 @dataclass
@@ -56,10 +57,10 @@ class House:
 async def furnished(directory: Path) -> AsyncIterator[House]:
     """The network, its people and their credentials."""
     async with (
-        network(directory, admin_key=ADMIN_KEY) as net,
+        network(directory, admin_key=ADMIN_KEY, release_key=RELEASE_KEY) as net,
         httpx.AsyncClient(base_url=net.coordinator.base_url, timeout=20) as http,
     ):
         user, other = await person(net, "user"), await person(net, "other")
         admin = await person(net, "admin", admin=True)
-        credentials = await every_credential(user, admin, ADMIN_KEY)
+        credentials = await every_credential(user, admin, ADMIN_KEY, RELEASE_KEY)
         yield House(net, user, other, admin, credentials, http)

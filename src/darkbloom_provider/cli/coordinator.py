@@ -25,6 +25,7 @@ from darkbloom_provider.cli.coordinator_state import (
 from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
 from darkbloom_provider.coordinator.server import (
     ADMIN_KEY_FILE,
+    RELEASE_KEY_FILE,
     RunningCoordinator,
     running_coordinator,
 )
@@ -204,7 +205,8 @@ def serve(
         host=host,
         port=port,
         database=database,
-        admin_key=_admin_key(admin_key_file or _made_by_init(directory)),
+        admin_key=_operator_key(admin_key_file or _kept(directory, ADMIN_KEY_FILE)),
+        release_key=_operator_key(_kept(directory, RELEASE_KEY_FILE)),
         policy=Policy(
             fee_percent=fee_percent,
             personal_prices=personal_prices,
@@ -308,23 +310,23 @@ def _unusual(settings: Settings) -> list[str]:
     return lines
 
 
-def _admin_key(path: Path | None) -> Secret | None:
+def _operator_key(path: Path | None) -> Secret | None:
     if path is None:
         return None
     text = read_text(path).strip()
     if not text:
-        raise UsageError(f"The admin key file {path} is empty", next_step=_NEW_ADMIN_KEY)
+        raise UsageError(f"The key file {path} is empty", next_step=_NEW_ADMIN_KEY)
     if len(text) < MIN_ADMIN_KEY_CHARACTERS:
         raise UsageError(
-            f"The admin key in {path} is too short to be safe",
+            f"The key in {path} is too short to be safe",
             why=f"it has fewer than {MIN_ADMIN_KEY_CHARACTERS} characters",
             next_step=_NEW_ADMIN_KEY,
         )
     return Secret(text)
 
 
-def _made_by_init(directory: Path) -> Path | None:
-    file = directory / ADMIN_KEY_FILE
+def _kept(directory: Path, name: str) -> Path | None:
+    file = directory / name
     return file if file.exists() else None
 
 

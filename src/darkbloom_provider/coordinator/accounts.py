@@ -82,12 +82,19 @@ class Identity:
 
     sessions: SessionKeys
     admin_key: Secret | None = None
+    release_key: Secret | None = None
 
     def is_admin(self, bearer: str) -> bool:
         """Whether this is the operator's key. Takes the same time for every wrong one."""
-        if self.admin_key is None:
-            return False
-        return hmac.compare_digest(self.admin_key.reveal().encode(), bearer.encode())
+        return _same(self.admin_key, bearer)
+
+    def is_release(self, bearer: str) -> bool:
+        """Whether this is the key of whoever builds releases."""
+        return _same(self.release_key, bearer)
+
+
+def _same(key: Secret | None, bearer: str) -> bool:
+    return key is not None and hmac.compare_digest(key.reveal().encode(), bearer.encode())
 
 
 def digest(credential: str) -> str:

@@ -19,6 +19,7 @@ from darkbloom_provider.coordinator import (
     earnings_routes,
     endpoints,
     gift_routes,
+    guards,
     inference,
     network_routes,
     openapi,
@@ -33,6 +34,7 @@ from darkbloom_provider.coordinator.middleware import (
     DEFAULT_ORIGIN,
     CorsMiddleware,
     FailureMiddleware,
+    MetricsMiddleware,
     RequestIdMiddleware,
 )
 from darkbloom_provider.coordinator.offer import admin_routes as offer_admin_routes
@@ -43,7 +45,13 @@ from darkbloom_provider.coordinator.payouts import (
     webhook_route,
     withdrawal_routes,
 )
-from darkbloom_provider.coordinator.public import ranks
+from darkbloom_provider.coordinator.public import (
+    metrics_routes,
+    ranks,
+    release_routes,
+    stats,
+    telemetry_route,
+)
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.tab import Books
@@ -58,6 +66,8 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
     declared = [
         inference.endpoint(services, hub, books),
         *network_routes.endpoints(services, hub),
+        *stats.endpoints(services, hub),
+        *metrics_routes.endpoints(services, hub),
         *desk_endpoints(services),
     ]
     app = application([*declared, openapi.endpoint(declared)], services)
@@ -77,6 +87,8 @@ def desk_endpoints(services: Services) -> list[Endpoint]:
         *earnings_routes.endpoints(services),
         *balance_routes.endpoints(services),
         *ranks.endpoints(services),
+        *release_routes.endpoints(services),
+        *telemetry_route.endpoints(services),
         *onboarding_routes.endpoints(services),
         *withdrawal_routes.endpoints(services),
         *webhook_route.endpoints(services),
@@ -92,6 +104,12 @@ def application(declared: Iterable[Endpoint], services: Services) -> Starlette:
     return Starlette(
         routes=endpoints.routes(declared, services),
         middleware=[
+            Middleware(
+                MetricsMiddleware,
+                metrics=services.metrics,
+                monotonic=services.monotonic,
+                route=guards.ROUTE,
+            ),
             Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
             Middleware(CorsMiddleware, origin=services.console_url or DEFAULT_ORIGIN),
             Middleware(FailureMiddleware),

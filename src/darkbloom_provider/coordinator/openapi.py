@@ -127,8 +127,11 @@ def _parameter(name: str, where: str, schema: dict[str, Any], about: Operation) 
 def _responses(access: Access, operation: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.reply is not None:
-        good["content"] = {operation.media_type: {"schema": operation.reply}}
+        content = {operation.media_type: operation.reply, **operation.also}
+        good["content"] = {kind: {"schema": schema} for kind, schema in content.items()}
     responses = {str(operation.status): good}
+    for status in operation.also_statuses:
+        responses[str(status)] = {**good, "description": HTTPStatus(status).phrase}
     error = _ERROR_SHAPES.get(operation.error_media_type, TEXT_SCHEMA)
     for status in sorted(_expected_errors(access, operation)):
         responses[str(status)] = {

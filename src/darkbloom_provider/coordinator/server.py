@@ -27,6 +27,7 @@ from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
 from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
 from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.passwords import Passwords
@@ -45,6 +46,7 @@ from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
 
 ADMIN_KEY_FILE: Final = "admin-key"
+RELEASE_KEY_FILE: Final = "release-key"
 DATABASE_FILE: Final = "coordinator.sqlite3"
 IDLE_CONNECTION_SECONDS: Final = 120
 _BACKLOG: Final = 128
@@ -94,7 +96,8 @@ async def open_state(
         beside_server=beside_server,
     )
     try:
-        yield database, Identity(SessionKeys.load_or_create(directory), settings.admin_key)
+        keys = SessionKeys.load_or_create(directory)
+        yield database, Identity(keys, settings.admin_key, settings.release_key)
     finally:
         await database.close()
 
@@ -144,7 +147,8 @@ def _compose(
     listener: socket.socket,
 ) -> RunningCoordinator:
     database, identity = state
-    hub = Hub(settings, sources)
+    metrics = Metrics()
+    hub = Hub(settings, sources, metrics)
     host, port = listener.getsockname()[:2]
     base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -168,6 +172,7 @@ def _compose(
         monotonic=sources.monotonic,
         random_hex=sources.random_hex,
         new_id=sources.new_id,
+        metrics=metrics,
         passwords=Passwords(),
         limiter=RateLimiter(settings.rates, monotonic=sources.monotonic, now=sources.now),
         offer=offer,
@@ -181,7 +186,7 @@ def _compose(
         base_url=base_url,
         ws_url=config.websocket_url(base_url),
         services=services,
-        books=Books(database, settings.policy, sources.now),
+        books=Books(database, settings.policy, sources.now, metrics),
         hub=hub,
         operator=Operator(database, identity, sources),
     )

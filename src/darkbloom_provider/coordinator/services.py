@@ -9,6 +9,7 @@ from datetime import datetime
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
@@ -33,6 +34,7 @@ class Services:
     """So many random bytes as lower-case hex; unpredictable (`secrets.token_hex`)."""
     new_id: Callable[[], str]
     """A fresh UUID as text, for accounts."""
+    metrics: Metrics
     passwords: Passwords
     limiter: RateLimiter
     offer: Offer

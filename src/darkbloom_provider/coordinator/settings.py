@@ -136,6 +136,10 @@ class Rates:
     keeps the owner out."""
     device: Rate = Rate(1.0, 30)
     """Steps of the device login by machines, by address."""
+    telemetry: Rate = Rate(100 / 60, 200)
+    """Events that clients report, by account."""
+    telemetry_anonymous: Rate = Rate(10 / 60, 30)
+    """The same by everybody who does not say who they are, together."""
 
 
 RailName = Literal["sandbox", "stripe", "off"]
@@ -182,6 +186,8 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     """A database URL instead of the file in the state directory. May hold a password."""
     admin_key: Secret | None = None
+    release_key: Secret | None = None
+    """Registers releases and nothing else, for whoever builds them."""
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
     policy: Policy = field(default_factory=Policy)
