@@ -200,4 +200,5 @@ def _attested(session: Session) -> dict[str, Any]:
         "mdm_verified": session.trust == "hardware",
         "acme_verified": False,
         "mda_verified": False,
+        **({"system_volume_hash": blob.system_volume_hash} if blob.system_volume_hash else {}),
     }

@@ -64,6 +64,7 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path) -> None:
         assert value(found, "routing_decision_seconds_count") >= 2
         assert value(found, "settlement_failures_total") == 0
         assert value(found, "ledger_up") == 1
+        assert not [name for name, _ in found if name.endswith("_created")]
         assert value(found, "ledger_micro_usd", account="granted") == 5_000_000
         chat = {"method": "POST", "route": "/v1/chat/completions", "status": "2xx"}
         assert value(found, "http_response_start_seconds_count", **chat) == 1
@@ -148,7 +149,13 @@ async def test_others_need_the_operators_key(tmp_path: Path) -> None:
         for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"):
             found = await scrape_from(house, "localhost", "127.0.0.1", **{header: ELSEWHERE})
             assert found == 401
-        for key, status in ((house.user.api_key, 403), (ADMIN_KEY, 200)):
+        for key, status in (
+            ("nonsense", 401),
+            (house.user.api_key, 403),
+            (house.admin.device_token, 403),
+            (house.admin.api_key, 200),
+            (ADMIN_KEY, 200),
+        ):
             headers = bearer(key)
             assert await scrape_from(house, "192.0.2.1", ELSEWHERE, **headers) == status
 

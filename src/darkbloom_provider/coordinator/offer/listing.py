@@ -72,7 +72,10 @@ def remove_model(
     """
     if laid_over(catalogue, read_changes(connection)).get(model_id) is None:
         raise ModelError(
-            "This model is not listed", status=HTTPStatus.NOT_FOUND, error_type="not_found"
+            "This model is not listed",
+            status=HTTPStatus.NOT_FOUND,
+            error_type="not_found",
+            next_step="darkbloom coordinator model list",
         )
     _put(connection, model_id, _NOTHING, listed=False, now=now)
 
