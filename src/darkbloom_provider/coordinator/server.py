@@ -17,23 +17,17 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
-from darkbloom_provider.coordinator import accounts
+from darkbloom_provider.coordinator import accounts, desks
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.deposits import ledger as deposits
-from darkbloom_provider.coordinator.deposits.desk import DepositDesk
-from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
-from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.passwords import Passwords
-from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
-from darkbloom_provider.coordinator.payouts.rail import PayoutRail
-from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
+from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.registration import Registrar, relist
 from darkbloom_provider.coordinator.services import Services
@@ -120,7 +114,7 @@ async def running_coordinator(
         async with open_state(settings, sources) as state:
             database, _ = state
             await _administered(settings, database)
-            await _no_play_money(settings, database)
+            await desks.no_play_money(settings, database)
             recovered = await database.recover(now=sources.now())
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
@@ -164,8 +158,8 @@ def _compose(
     offer.on_change(list_anew)
     services = Services(
         db=database,
-        payouts=_payout_desk(settings, database, sources, base_url),
-        deposits=_deposit_desk(settings, database, sources, base_url),
+        payouts=desks.payout_desk(settings, database, sources, base_url),
+        deposits=desks.deposit_desk(settings, database, sources, base_url),
         sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
         clock=sources.now,
@@ -190,63 +184,6 @@ def _compose(
         hub=hub,
         operator=Operator(database, identity, sources),
     )
-
-
-def _payout_desk(
-    settings: Settings, database: Database, sources: Sources, base_url: str
-) -> PayoutDesk | None:
-    chosen = settings.payouts
-    if chosen.rail == "sandbox":
-        base = settings.console_url or base_url
-        rail: PayoutRail = SandboxRail(sources.now, base_url=base, delay=chosen.sandbox_delay)
-    elif chosen.rail == "stripe" and chosen.stripe_secret_key is not None:
-        # Only here, so that nobody needs the SDK who does not use it.
-        from darkbloom_provider.coordinator.payouts.stripe_connect import (  # noqa: PLC0415
-            StripeRail,
-        )
-
-        rail = StripeRail(
-            chosen.stripe_secret_key,
-            chosen.stripe_webhook_secret,
-            api_base=chosen.stripe_api_base,
-        )
-    else:
-        return None
-    return PayoutDesk(database, rail, sources.now)
-
-
-def _deposit_desk(
-    settings: Settings, database: Database, sources: Sources, base_url: str
-) -> DepositDesk | None:
-    chosen = settings.payouts
-    if not chosen.deposits:
-        return None
-    if chosen.rail == "sandbox":
-        rail: CheckoutRail = SandboxCheckout(base_url=settings.console_url or base_url)
-    elif chosen.rail == "stripe" and chosen.stripe_secret_key is not None:
-        # Only here, so that nobody needs the SDK who does not use it.
-        from darkbloom_provider.coordinator.deposits.stripe_checkout import (  # noqa: PLC0415
-            StripeCheckout,
-        )
-
-        rail = StripeCheckout(
-            chosen.stripe_secret_key,
-            chosen.stripe_checkout_secret,
-            api_base=chosen.stripe_api_base,
-        )
-    else:
-        return None
-    return DepositDesk(database, rail, sources.now)
-
-
-async def _no_play_money(settings: Settings, database: Database) -> None:
-    """What the sandbox gave away may have been earned by others, who could now withdraw it."""
-    if settings.payouts.rail == "stripe" and await database.read(deposits.holds_play_money):
-        raise UsageError(
-            "This ledger holds play money, and Stripe would pay it out",
-            why="credit was bought in the sandbox",
-            next_step="give the coordinator a fresh ledger: --data DIR or --database URL",
-        )
 
 
 @contextlib.asynccontextmanager

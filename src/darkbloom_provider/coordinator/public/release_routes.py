@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,7 +16,6 @@ from darkbloom_provider.coordinator.guards import ADMIN, ANYONE
 from darkbloom_provider.coordinator.public import releases
 from darkbloom_provider.coordinator.public.kept import Kept
 from darkbloom_provider.coordinator.public.releases import DEFAULT_PLATFORM, Release
-from darkbloom_provider.coordinator.public.stats import LIFE
 from darkbloom_provider.coordinator.replies import (
     ApiError,
     json_reply,
@@ -37,6 +37,7 @@ from darkbloom_provider.coordinator.shapes import (
     record,
 )
 
+LIFE: Final = timedelta(minutes=1)
 _HASHES: Final = ("python_hash", "runtime_hash", "template_hashes")
 _OPTIONAL: Final = ("bundle_hash", *_HASHES, "changelog")
 _RELEASE: Final = record(
