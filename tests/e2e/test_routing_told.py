@@ -7,6 +7,7 @@ from pathlib import Path
 
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.errors import UnreachableError
 from support.network import network
 from support.processes import darkbloom, running, until
 from support.provider_home import provider_home
@@ -22,7 +23,11 @@ async def test_status_says_why_no_work_comes_and_what_to_do(
             client = DaemonClient(home.control_socket)
 
             async def problem() -> bool:
-                return (await asyncio.to_thread(client.status)).coordinator.last_problem is not None
+                try:
+                    report = await asyncio.to_thread(client.status)
+                except UnreachableError:  # it has only just been started
+                    return False
+                return report.coordinator.last_problem is not None
 
             await until(problem, "the daemon to know", of=provider)
             shown = await asyncio.to_thread(darkbloom, "status", home=home.root)
