@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.models.cache import ChunkedKVCache, KVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from darkbloom_provider.engine.errors import (
@@ -17,12 +15,9 @@ from darkbloom_provider.engine.errors import (
     GenerationFailedError,
     InvalidGenerationError,
 )
-from darkbloom_provider.engine.ledger import Ledger
 from darkbloom_provider.engine.loading import Weights, load_steps
-from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import GenerationRequest, Usage
 from darkbloom_provider.engine.updates import Finished
-from darkbloom_provider.models.memory import Footprint
 from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach, weights_of
 from support.tiny_model import CONTEXT_LENGTH
 
@@ -341,36 +336,6 @@ def test_streams_get_what_is_computed_before_a_piece_of_a_prompt_makes_them_wait
     # A token for every piece: neither waits for the other to be done.
     assert pieces > 5
     assert told >= pieces
-
-
-def test_a_kind_of_cache_that_cannot_be_batched_fails_only_its_own_request(
-    weights: Weights,
-) -> None:
-    made = itertools.count()
-
-    class Odd(Interfering):
-        """Its second request gets a cache of another kind; the first is the batch's own look."""
-
-        def make_cache(self) -> list[Any]:
-            return [KVCache(), ChunkedKVCache(8) if next(made) == 2 else KVCache()]
-
-    ledger = Ledger(PromptCache(0), lambda: 0)
-    ledger.load("m", Footprint(0, (), 1, 0, fused=True, vocabulary=1), make_room=False)
-    odd = replace(weights, model=Odd(weights.model, lambda _tokens: None))
-    run = Run(odd, memory=ledger.of("m"))
-    run.add(0, ask())
-    run.step(4)
-    run.add(1, ask("water"))
-    run.add(2, ask("a"))
-    outcomes = run.to_the_end()
-    error = outcomes[1].error
-    assert isinstance(error, GenerationFailedError)
-    assert error.why == "TypeError"
-    assert outcomes[0].text == alone(weights, ask()).text
-    assert outcomes[2].text == alone(weights, ask("a")).text
-    slot = run.batch.snapshot("m")
-    assert (slot.state, slot.running, slot.waiting) == ("running", 0, 0)
-    assert ledger._rows == {"m": {}}
 
 
 def test_no_more_run_than_the_setting_allows_and_the_rest_wait_their_turn(

@@ -212,14 +212,8 @@ class Batch:
             if isinstance(start, EngineError):
                 updates.append(Failed(entry.key, start))
                 continue
-            try:
-                self._reading.join(self._row(entry, start), start.layers, start.segments)
-            except TypeError as error:  # nothing has joined; others are unharmed
-                self._sharing.left(entry.key)
-                self._memory.leave(entry.key)
-                updates.append(Failed(entry.key, failure(error)))
-            else:
-                self._running[entry.key] = entry
+            self._reading.join(self._row(entry, start), start.layers, start.segments)
+            self._running[entry.key] = entry
 
     def _put_aside(self) -> list[Token]:
         """Take those that are held out of the batch; the tokens that this brings to light.
@@ -246,9 +240,8 @@ class Batch:
 
     def _fits(self, tokens: int, overtaking: bool) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
-        running = len(self._running) - len(self._held)
         left = len(self._reading) + len(self._line)
-        return running < self._settings.max_running and self._pace.joins(
+        return self._has_place and self._pace.joins(
             tokens,
             self._reading.left,
             self._line.prompt_tokens,
@@ -256,6 +249,12 @@ class Batch:
             overtaking=overtaking,
             outnumbered=left <= len(self._decoding),
         )
+
+    @property
+    def _has_place(self) -> bool:
+        if not self._weights.keeps_company:
+            return not self._running
+        return len(self._running) - len(self._held) < self._settings.max_running
 
     def _row(self, entry: Entry, start: Start) -> Row:
         request = entry.request
