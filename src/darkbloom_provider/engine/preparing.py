@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from darkbloom_provider.engine import prompt
+from darkbloom_provider.engine import channels, prompt
 from darkbloom_provider.engine.errors import EngineError, GenerationFailedError
 from darkbloom_provider.engine.parsers.choice import choose
 from darkbloom_provider.engine.prompt import EncodedPrompt, Tokenizer
@@ -50,6 +50,7 @@ def prompt_reader(
             tokenizer,
             vocabulary_size,
             markers(writes.thinking, vocabulary, token_data(tokenizer)),
+            in_channels=writes.channels and channels.known(vocabulary),
         ),
     )
 
