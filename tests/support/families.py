@@ -162,6 +162,17 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 _ALONE: dict[str, dict[str, Any]] = {
     # attention with a cap, written for a mask of one row
     "gemma2": {**_ATTENTION, "num_hidden_layers": 2, "head_dim": 8},
+    # a recurrent state that takes padding for text
+    "recurrent_gemma": {
+        **_ATTENTION,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "attention_bias": False,
+        "attention_window_size": WINDOW,
+        "block_types": ["recurrent", "attention"],
+        "conv1d_width": 4,
+        "logits_soft_cap": 30.0,
+    },
 }
 _UNBATCHABLE: dict[str, dict[str, Any]] = {
     # attention within chunks
