@@ -69,5 +69,7 @@ def _answers(model: Model, padding: int) -> Array:
     for ready in reading.take_ready():
         decoding.join(*ready)
     decoding.step()
-    answers = sorted(decoding.flush(), key=lambda answer: answer.key)
-    return mx.stack([answer.logprobs for answer in answers]).astype(mx.float32)
+    answers: list[Array] = [
+        token.logprobs for token in sorted(decoding.flush(), key=lambda token: token.key)
+    ]
+    return mx.stack(answers).astype(mx.float32)
