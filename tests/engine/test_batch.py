@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import GenerationRequest, Usage
 from darkbloom_provider.engine.updates import Finished
 from support.batch_run import PHASES, SETTINGS, Run, alone, ask, reach, weights_of
@@ -90,6 +92,33 @@ def test_a_seed_gives_the_same_text_in_any_company(weights: Weights) -> None:
     outcomes = run.to_the_end()
     assert outcomes[1].text == alone(weights, seeded).text
     assert outcomes[1].text != outcomes[2].text
+
+
+def test_sixteen_seeds_say_the_same_alone_together_and_from_the_cache(weights: Weights) -> None:
+    """Drawn numbers are the same to the bit; logits differ in their last digits in company, so that
+    a token may differ where two are equally likely to six digits: one in a few hundred thousand."""
+    texts = ("a", "water", "the stone and the river " * 9, "give light " * 20)
+    options: tuple[dict[str, Any], ...] = (
+        {"temperature": 0.7},
+        {"temperature": 1.0, "top_p": 0.9},
+        {"temperature": 1.3, "top_k": 40, "min_p": 0.02},
+        {"temperature": 0.9, "presence_penalty": 0.5, "logprobs": 2},
+    )
+    requests = [
+        ask(text, 12 + number, seed=number, ignore_eos=True, **option)
+        for number, (text, option) in enumerate(itertools.product(texts, options))
+    ]
+    expected = [alone(weights, request).text for request in requests]
+    assert len(set(expected)) == len(requests)
+    run = Run(weights, replace(SETTINGS, max_running=16), cache=PromptCache(10**8))
+    for turn in (0, 100):
+        for key, request in enumerate(requests):
+            run.add(turn + key, request)
+            run.step(key % 3)
+        outcomes = run.to_the_end()
+        assert [outcomes[turn + key].text for key in range(len(requests))] == expected
+    assert run.cache is not None
+    assert run.cache.hit_tokens > 500
 
 
 def test_a_repetition_penalty_changes_only_its_own_request(weights: Weights) -> None:
