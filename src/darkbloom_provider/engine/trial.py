@@ -1,4 +1,4 @@
-"""Finding out, when a model is loaded, how its requests can be computed. Engine thread only.
+"""Finding out how a model's requests can be computed, and whether they can. Engine thread only.
 
 Models come in families, and mlx-lm adds new ones with every version. Whether one can be batched is
 not asked by name but tried: with the layers it makes, and with short rows of unequal length.
@@ -23,6 +23,8 @@ _PADDING = 0
 """What `Reading` pads with."""
 _TOKENS = (2, 3, 5, 4)
 """What the rows say, over and over. Every vocabulary has these."""
+_STEPS = 8
+"""In which the two tokens have to come."""
 _SAME = 0.01
 """Nearer than this log-probabilities are the same, in the mean over a vocabulary."""
 
@@ -47,6 +49,26 @@ def keeps_company(model: Model) -> bool:
     return bool((apart[_ROWS // 2] < _SAME).item())
 
 
+def problem(model: Model) -> str | None:
+    """What keeps two tokens from being computed for nobody, in one sentence; None if nothing."""
+    try:
+        reading, decoding = Reading(model, lambda: make_prompt_cache(model)), Decoding(model)
+        reading.join(Row(0, [], 2, frozenset(), _greedy()), None, [[0, 0]])
+        reading.read(1)
+        [ready] = reading.take_ready()
+        decoding.join(*ready)
+        for _ in range(_STEPS):
+            if any(token.reason for token in decoding.step()):
+                return None
+    except Exception as error:  # noqa: BLE001 - that is the answer
+        return f"its steps fail ({type(error).__name__})"
+    return "its steps bring nothing out"
+
+
+def _greedy() -> Sampler:
+    return Sampler(SamplingParams(temperature=0), seed=0)
+
+
 def _padded(model: Model, padding: int, tokens: Array, *, cache: list[BatchLayer]) -> Array:
     return model(mx.where(tokens == _PADDING, padding, tokens), cache=cache)
 
@@ -60,10 +82,9 @@ def _answers(model: Model, padding: int) -> Array:
     """
     padded = partial(_padded, model, padding)
     reading, decoding = Reading(padded, lambda: make_prompt_cache(model)), Decoding(padded)
-    greedy = Sampler(SamplingParams(temperature=0), seed=0)
     for length in range(1, _ROWS + 1):
         prompt = [_TOKENS[at % len(_TOKENS)] for at in range(length)]
-        row = Row(length, [], 1, frozenset(), greedy, wants_logprobs=True)
+        row = Row(length, [], 1, frozenset(), _greedy(), wants_logprobs=True)
         reading.join(row, None, [prompt])
     reading.read(_ROWS)
     for ready in reading.take_ready():
