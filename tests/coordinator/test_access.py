@@ -105,6 +105,7 @@ WHO = {
     ("DELETE", "/v1/admin/models"): ADMINISTRATOR,
     ("PUT", "/v1/pricing"): PERSON,
     ("DELETE", "/v1/pricing"): PERSON,
+    ("GET", "/v1/admin/routing"): OPERATOR,
     # Says who it is in its first message; `test_hub_registration` is about what that is worth.
     ("WEBSOCKET", "/ws/provider"): ANYBODY,
 }

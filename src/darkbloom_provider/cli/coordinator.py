@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import signal
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +13,13 @@ from typing import get_args
 import click
 
 from darkbloom_provider import logs
-from darkbloom_provider.cli import coordinator_accounts, coordinator_ledger, coordinator_offer
+from darkbloom_provider.cli import (
+    coordinator_accounts,
+    coordinator_explain,
+    coordinator_ledger,
+    coordinator_offer,
+    option_checks,
+)
 from darkbloom_provider.cli.context import Invocation, pass_invocation
 from darkbloom_provider.cli.coordinator_state import (
     catalogue_option,
@@ -40,6 +45,7 @@ from darkbloom_provider.coordinator.settings import (
     Rates,
     Settings,
     SignUp,
+    TrustLevel,
 )
 from darkbloom_provider.coordinator.storage import parse_url
 from darkbloom_provider.errors import UsageError
@@ -49,21 +55,6 @@ from darkbloom_provider.models.catalogue import Catalogue
 _NEW_ADMIN_KEY = "put a long random text into it, for example: openssl rand -hex 32"
 
 
-def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> frozenset[str]:
-    for text in texts:
-        if re.fullmatch(r"[0-9a-f]{64}", text) is None:
-            # One that matches nothing would keep every provider out without a word.
-            raise click.BadParameter(f"{text!r} is not 64 hex digits, lower case", param=option)
-    return frozenset(texts)
-
-
-def _web_address(_ctx: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    # Only an origin: cookies, forms and links are made for the whole of one.
-    if text is not None and re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
-        raise click.BadParameter(f"{text!r} is not like https://console.example.org", param=option)
-    return text
-
-
 @click.group("coordinator")
 def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
@@ -71,6 +62,7 @@ def command() -> None:
 
 for _command in (
     *coordinator_accounts.COMMANDS,
+    *coordinator_explain.COMMANDS,
     *coordinator_ledger.COMMANDS,
     *coordinator_offer.COMMANDS,
 ):
@@ -120,7 +112,7 @@ for _command in (
     "python_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this interpreter (see `darkbloom runtime hash`); repeatable.",
 )
 @click.option(
@@ -128,8 +120,37 @@ for _command in (
     "runtime_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this runtime; may be repeated.",
+)
+@click.option(
+    "--template-hash",
+    "template_hashes",
+    multiple=True,
+    metavar="NAME=HASH",
+    callback=option_checks.template_hashes,
+    help="Take only providers with just the chat templates listed; may be repeated.",
+)
+@click.option(
+    "--binary-hash",
+    "binary_hashes",
+    multiple=True,
+    metavar="HASH",
+    callback=option_checks.hashes,
+    help="Trust no provider that reports another program; may be repeated.",
+)
+@click.option(
+    "--min-version",
+    metavar="VERSION",
+    callback=option_checks.version,
+    help="Take no provider that says it is older, for example 0.4.7.",
+)
+@click.option(
+    "--min-trust",
+    type=click.Choice(["none", "self_signed"]),
+    default="none",
+    show_default=True,
+    help="What a provider must have proved; self_signed is a valid attestation of its own.",
 )
 @click.option(
     "--sign-up",
@@ -170,7 +191,7 @@ for _command in (
 @click.option(
     "--console-url",
     metavar="URL",
-    callback=_web_address,
+    callback=option_checks.web_address,
     help="Where browsers find the console, if not at its own address, as behind a proxy with TLS.",
 )
 @pass_invocation
@@ -188,6 +209,10 @@ def serve(
     max_requests: int | None,
     python_hashes: frozenset[str],
     runtime_hashes: frozenset[str],
+    template_hashes: dict[str, str],
+    binary_hashes: frozenset[str],
+    min_version: str | None,
+    min_trust: TrustLevel,
     sign_up: SignUp,
     rate_limit: float,
     payouts: RailName,
@@ -214,6 +239,10 @@ def serve(
             sign_up=sign_up,
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
+            accepted_template_hashes=template_hashes,
+            accepted_binary_hashes=binary_hashes,
+            min_version=min_version,
+            min_trust=min_trust,
         ),
         payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),

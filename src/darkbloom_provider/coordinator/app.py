@@ -24,6 +24,7 @@ from darkbloom_provider.coordinator import (
     network_routes,
     openapi,
     replies,
+    routing_routes,
 )
 from darkbloom_provider.coordinator.conversation import Conversation
 from darkbloom_provider.coordinator.deposits import routes as deposit_routes
@@ -68,6 +69,7 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
         *network_routes.endpoints(services, hub),
         *stats.endpoints(services, hub),
         *metrics_routes.endpoints(services, hub),
+        routing_routes.endpoint(services, hub),
         *desk_endpoints(services),
     ]
     app = application([*declared, openapi.endpoint(declared)], services)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import accounts, ledger, sweep
-from darkbloom_provider.coordinator.challenges import runtime_mismatches
+from darkbloom_provider.coordinator.challenges import is_older, runtime_mismatches
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.registry import Session, Wire, clamped_hardware, speeds
@@ -24,7 +24,7 @@ from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol import attestation
-from darkbloom_provider.protocol.attestation import Judgement
+from darkbloom_provider.protocol.attestation import AttestationBlob, Judgement
 from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
 from darkbloom_provider.protocol.messages import ModelInfo, Register
 
@@ -43,6 +43,10 @@ class Registrar:
     policy: Policy
     sources: Sources
 
+    def sizes(self) -> dict[str, float]:
+        """GB of each model of the catalogue."""
+        return {entry.id: entry.size_gb for entry in self.offer.catalogue.entries if entry.active}
+
     async def admit(self, register: Register, wire: Wire) -> Session:
         """A session for a provider that has just registered on `wire`.
 
@@ -55,6 +59,8 @@ class Registrar:
             if register.attestation is None
             else attestation.judge(register.attestation, register.public_key)
         )
+        if judgement.blob is not None and judgement.valid:
+            judgement = replace(judgement, problem=self._binary_problem(judgement.blob))
         if register.attestation is not None and not judgement.valid:
             _log.warning("attestation_invalid", reason=judgement.problem)
         machine = machine_identity(register, judgement)
@@ -85,7 +91,19 @@ class Registrar:
             attestation=judgement.blob,
             attested=judgement.valid,
             runtime_verified=not runtime_mismatches(register, self.policy),
+            outdated=is_older(register.version, self.policy.min_version),
+            extensions=frozenset(register.extensions or ()),
         )
+
+    def _binary_problem(self, blob: AttestationBlob) -> str | None:
+        accepted = self.policy.accepted_binary_hashes
+        if not blob.binary_hash or not accepted or blob.binary_hash in accepted:
+            return None
+        return "its program is not on the operator's list"
+
+    def weights(self, model: str | None) -> str:
+        """The catalogue's hash of a model's weights; empty if it has none."""
+        return next((e.weight_hash for e in self.offer.catalogue.entries if e.id == model), "")
 
     async def _link(self, token: str | None, wallet: str | None, machine: str | None) -> str | None:
         """The account to credit, with what the wallet had earned moved to it."""

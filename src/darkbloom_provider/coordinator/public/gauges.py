@@ -54,7 +54,7 @@ class NetworkGauges(Collector):
         yield providers
         for name, help_text, value in (
             ("requests_open", "Requests that are being served or wait.", self._hub.requests.count),
-            ("queue_length", "Requests that wait for a provider.", self._hub.waiting),
+            ("queue_length", "Requests that wait for a provider.", self._hub.queue_length),
             (
                 "requests_in_flight",
                 "Requests at a provider.",
