@@ -88,6 +88,7 @@ def test_the_public_pages_are_these_and_no_others() -> None:
         "/",
         "/sign-in",
         "/sign-up",
+        "/earn/calculator",
         "/earn/payouts/return",
         "/leaderboard",
         "/models",
@@ -598,3 +599,27 @@ async def test_a_defect_is_a_page_that_says_nothing_of_it(
     assert "Something is wrong here" in reply.text
     assert reply.headers["Content-Security-Policy"]
     assert "a secret" not in reply.text + capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the calculator
+
+
+async def test_the_calculator_needs_no_account_and_says_that_it_estimates(browser: Visitor) -> None:
+    document = await browser.see("/earn/calculator?mac=mac-studio-m2-ultra&memory=192&hours=24")
+    assert "An estimate, not a promise" in document.text
+    assert "Qwen3.5 122B" in document.text
+    assert "MiniMax M2.5 needs more memory" in document.text
+
+
+async def test_the_calculator_takes_the_networks_own_prices_and_share(tmp_path: Path) -> None:
+    async with visitor(tmp_path, policy=Policy(fee_percent=100)) as browser:
+        document = await browser.see("/earn/calculator?kwh=0")
+        assert document.text.count("$0.00") >= 4
+        assert "less the network's 100" in document.text
+
+
+async def test_a_wrong_number_in_the_calculator_is_said_on_its_form(browser: Visitor) -> None:
+    document = await browser.see("/earn/calculator?hours=100", status=400)
+    assert "Hours per day must be a number from 1 to 24" in document.text
+    fields = next(f for f in document.forms if f["action"] == "/earn/calculator")["fields"]
+    assert fields["hours"] == "100"

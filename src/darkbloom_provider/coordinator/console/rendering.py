@@ -66,6 +66,7 @@ class Pages:
         self._templates.globals["asset"] = assets.address
         self._templates.filters |= {
             "usd": writing.usd,
+            "cents": writing.cents,
             "price": writing.price,
             "count": writing.count,
             "counted": writing.counted,

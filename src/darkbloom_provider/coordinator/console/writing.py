@@ -20,6 +20,17 @@ def usd(micro_usd: int) -> Markup:
     return Markup('<span class="usd">{}<small>{}</small></span>').format(text[:-4], text[-4:])
 
 
+def cents(micro_usd: int) -> str:
+    """An amount that is only an estimate, with two decimals.
+
+    >>> cents(12_345_678), cents(-1_239_999), cents(1_234_567_890_000)
+    ('$12.34', '-$1.23', '$1,234,567.89')
+    """
+    sign, whole = ("-" if micro_usd < 0 else ""), format_usd(abs(micro_usd), 2).lstrip("$")
+    dollars, _, rest = whole.partition(".")
+    return f"{sign}${int(dollars):,}.{rest}"
+
+
 def price(micro_usd_per_million: int) -> str:
     """A price per million tokens, with two decimals or as many as it needs.
 
