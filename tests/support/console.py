@@ -17,9 +17,13 @@ from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.settings import Policy, Settings
 from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.protocol.boxes import KeyPair
+from darkbloom_provider.protocol.messages import CoordinatorMessage
 from support.desk import BASE, Desk, front_desk
+from support.scripted_provider import registration
 
 PASSWORD = "a long and boring password"
 
@@ -56,6 +60,16 @@ class Document(HTMLParser):
         return dict(next(sent)["fields"])
 
 
+class Silence:
+    """The wire of a machine that hears nothing."""
+
+    async def send(self, _message: CoordinatorMessage, _patience: float) -> bool:
+        return True
+
+    async def close(self, _code: int, _reason: str) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class Visitor:
     """One browser."""
@@ -74,6 +88,32 @@ class Visitor:
         """A form of a page, filled in."""
         document = await self.see(page)
         return await self.client.post(action, data=document.form(action) | fields)
+
+    def connect(self, account: str, **changes: Any) -> Session:
+        """Let a machine of an account be connected, without a socket."""
+        register = registration(KeyPair.generate())
+        whole: dict[str, Any] = {
+            "id": f"session-{len(self.hub.registry)}",
+            "wire": Silence(),
+            "version": register.version,
+            "backend": register.backend,
+            "hardware": register.hardware,
+            "models": register.models,
+            "public_key": register.public_key,
+            "encrypted_chunks": register.encrypted_response_chunks,
+            "privacy": register.privacy_capabilities,
+            "decode_tps": 30.0,
+            "prefill_tps": 300.0,
+            "registered_at": self.desk.clock(),
+            "heartbeat_at": self.desk.clock.monotonic(),
+            "account_id": account,
+            "machine_id": register.machine_id,
+            "verified_at": self.desk.clock.monotonic(),
+            "sip_verified": True,
+        }
+        session = Session(**{**whole, **changes})
+        self.hub.registry.add(session)
+        return session
 
     async def sign_up(self, email: str = "owner@example.org") -> str:
         """Open an account and be signed in; its id."""

@@ -22,10 +22,11 @@ from darkbloom_provider.coordinator.console.gate import SESSION_COOKIE
 from darkbloom_provider.coordinator.console.pages import earn as earn_pages
 from darkbloom_provider.coordinator.console.pages.earn import csv_row
 from darkbloom_provider.coordinator.console.rendering import HEADERS
+from darkbloom_provider.coordinator.console.views import machines as machines_view
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
-from support.books import CONSUMER, LINKED, NOON, QWEN, Shop
+from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop
 from support.console import PASSWORD, Document, Visitor, visitor
 from support.desk import NO_RATES
 
@@ -138,7 +139,9 @@ async def test_every_form_that_changes_something_carries_the_proof(browser: Visi
     account = await browser.sign_up()
     await earn(browser, account)
     code = (await browser.client.post("/v1/device/code")).json()["user_code"]
-    private = ["/earn", "/machines", f"/link?code={code}", "/billing", "/keys", "/account"]
+    await browser.desk.device_token(account)
+    machine = await machine_page(browser)
+    private = ["/earn", machine, f"/link?code={code}", "/billing", "/keys", "/account"]
     documents += [await browser.see(path) for path in private]
     forms = [form for document in documents for form in document.forms]
     posted = [form for form in forms if form.get("method") == "post"]
@@ -177,7 +180,7 @@ async def test_the_policy_allows_no_script_and_nothing_from_elsewhere(browser: V
     assert "script-src" not in policy
     assert "unsafe" not in policy
     for page in SHOWN:
-        document = await browser.see(page.path, status=303 if _elsewhere(page.path) else 200)
+        document = await browser.see(page.path, status=_status(page.path))
         for tag, attributes in document.tags:
             assert tag not in {"script", "style", "iframe", "object", "embed"}, page.path
             assert "style" not in attributes, page.path
@@ -186,9 +189,11 @@ async def test_the_policy_allows_no_script_and_nothing_from_elsewhere(browser: V
                 assert attributes.get(name, "/").startswith(("/", "#")), (page.path, attributes)
 
 
-def _elsewhere(path: str) -> bool:
-    """Pages that send a visitor who is signed in, and has no payout account, somewhere else."""
-    return path in {"/", "/sign-in", "/sign-up", "/earn/withdraw"}
+def _status(path: str) -> int:
+    """What a visitor gets who is signed in and has neither a payout account nor a machine."""
+    if "{" in path:
+        return 404
+    return 303 if path in {"/", "/sign-in", "/sign-up", "/earn/withdraw"} else 200
 
 
 async def test_pages_are_kept_by_nobody_and_files_for_long(browser: Visitor) -> None:
@@ -501,13 +506,15 @@ async def test_a_foreign_key_and_a_foreign_machine_cannot_be_touched(browser: Vi
     key = await browser.desk.api_key(account)
     token = await browser.desk.device_token(account)
     key_id = (await browser.see("/keys")).form("/keys/revoke")["id"]
-    device_id = (await browser.see("/machines")).form("/machines/unlink")["id"]
+    page = await machine_page(browser)
+    device_id = (await browser.see(page)).form("/machines/unlink")["id"]
     await browser.send("/earn", "/sign-out")
     await browser.sign_up("other@example.org")
     form = (await browser.see("/keys")).form("/keys")
     revoked = await browser.client.post("/keys/revoke", data=form | {"id": key_id})
     unlinked = await browser.client.post("/machines/unlink", data=form | {"id": device_id})
     assert (revoked.status_code, unlinked.status_code) == (403, 404)
+    await browser.see(page, status=404)
     for credential in (key, token):
         reply = await browser.client.get("/v1/payments/balance", headers=credential)
         assert reply.status_code == 200
@@ -546,11 +553,55 @@ async def test_a_wrong_code_is_said_on_the_form(browser: Visitor) -> None:
     assert document.forms[-1]["fields"]["code"] == "ABCD-2345"
 
 
+def machine_address(machine_id: str) -> str:
+    return f"/machines/{machines_view.address(machine_id)}"
+
+
+async def machine_page(browser: Visitor) -> str:
+    """The address of the first machine's page."""
+    document = await browser.see("/machines")
+    links = (attributes.get("href", "") for tag, attributes in document.tags if tag == "a")
+    return next(link for link in links if link.startswith("/machines/"))
+
+
+async def test_a_machine_has_a_page_with_its_own_earnings_and_jobs(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    await earn(browser, account, 60)
+    browser.connect(account, machine_id=MACHINE)
+    other = "b" * 32
+    await browser.desk.write(
+        lambda c: c.execute(
+            update(schema.earnings).where(schema.earnings.c.id <= 5).values(machine_id=other)
+        )
+    )
+    page = await browser.see(machine_address(MACHINE))
+    assert "Earned by this machine$0.016940" in page.text.replace(" $", "$")
+    assert "55 jobs. Rows 1 to 50." in page.text
+    second = await browser.see(machine_address(MACHINE) + "?page=2")
+    assert "Rows 51 to 55." in second.text
+    assert "Key in the Secure Enclave" not in page.text
+    elsewhere = await browser.see(machine_address(other))
+    assert "Earned by this machine$0.001540" in elsewhere.text.replace(" $", "$")
+    assert "Not connected" in elsewhere.text
+
+
+async def test_nobody_gets_to_the_page_of_anothers_machine(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    await earn(browser, account)
+    browser.connect(account, machine_id=MACHINE)
+    await browser.see(machine_address(MACHINE))
+    await browser.send("/earn", "/sign-out")
+    await browser.sign_up("other@example.org")
+    for address in (machine_address(MACHINE), "/machines/nothing", f"/machines/{MACHINE}"):
+        document = await browser.see(address, status=404)
+        assert "There is no such machine" in document.text
+
+
 async def test_an_unlinked_machine_is_cut_off(browser: Visitor) -> None:
     account = await browser.sign_up()
     token = await browser.desk.device_token(account)
     assert "not connected" in (await browser.see("/machines")).text
-    reply = await browser.send("/machines", "/machines/unlink")
+    reply = await browser.send(await machine_page(browser), "/machines/unlink")
     assert reply.headers["location"] == "/machines?done=unlinked"
     reply = await browser.client.get("/v1/payments/balance", headers=token)
     assert reply.status_code == 401

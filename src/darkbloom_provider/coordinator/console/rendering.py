@@ -72,6 +72,7 @@ class Pages:
             "counted": writing.counted,
             "model_name": writing.model_name,
             "masked": writing.masked,
+            "ago": writing.ago,
             "moment": writing.moment,
             "commands": writing.commands,
         }

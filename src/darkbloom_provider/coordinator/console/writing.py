@@ -86,6 +86,18 @@ def commands(text: str) -> Markup:
     )
 
 
+def ago(seconds: float) -> str:
+    """How long something is past, roughly.
+
+    >>> ago(3.4), ago(200), ago(7300), ago(200_000)
+    ('3 s ago', '3 min ago', '2 h ago', '2 days ago')
+    """
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
 def moment(instant: datetime) -> Markup:
     """A time, for people and for programs. The server knows no zone but UTC."""
     utc = instant.astimezone(UTC)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 from darkbloom_provider.coordinator.routing import Candidate, Rules
 from darkbloom_provider.coordinator.settings import TRUST_RANK
+from darkbloom_provider.protocol.attestation import AttestationBlob
 
 Severity = Literal["blocking", "degrading", "info"]
 
 SUCCESS_WANTED: Final = 0.8
 JOBS_TO_JUDGE: Final = 10
 HIGH_PRESSURE: Final = 0.9
+
+_VERSION: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,10 @@ class Connected:
     jobs_completed: int
     """Of this connection, by ours."""
     jobs_failed: int
+    registered_at: datetime
+    """When it connected."""
+    attestation: AttestationBlob | None
+    """What it signed about itself; it proves nothing unless `attested`."""
 
     @property
     def name(self) -> str:
@@ -55,27 +65,44 @@ class Connected:
         return self.chip or self.model or "Machine"
 
 
-def warnings(
-    machine: Connected, *, rules: Rules, listed: frozenset[str], now: float
-) -> tuple[Concern, ...]:
+@dataclass(frozen=True, slots=True)
+class Standards:
+    """What machines are measured by."""
+
+    rules: Rules
+    sizes: Mapping[str, float]
+    """GB of each model of the catalogue."""
+    failures: int
+    """Failed checks in a row after which a machine is not trusted."""
+    newest: str
+    """The version of the program that this coordinator knows of."""
+
+
+def warnings(machine: Connected, standards: Standards, now: float) -> tuple[Concern, ...]:
     """What costs a connected machine work, the worst first.
 
     Source: the conditions of the network's dashboard, as far as this coordinator knows them.
+
+    Args:
+        machine: As it is now.
+        standards: What it is measured by.
+        now: Of the coordinator's monotonic clock.
     """
     candidate = machine.candidate
     found = [
-        *_trust(machine, rules, now),
+        *_trust(machine, standards, now),
+        *_version(machine, standards.newest),
         *_health(candidate),
-        *_models(candidate, listed),
+        *_models(candidate),
         *_record(machine),
     ]
     order: dict[Severity, int] = {"blocking": 0, "degrading": 1, "info": 2}
     return tuple(sorted(found, key=lambda warning: order[warning.severity]))
 
 
-def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
-    candidate, found = machine.candidate, []
-    if candidate.status == "untrusted":
+def _trust(machine: Connected, standards: Standards, now: float) -> list[Concern]:
+    candidate, rules, found = machine.candidate, standards.rules, []
+    if candidate.status == "untrusted" or machine.challenge_failures >= standards.failures:
         found.append(
             Concern(
                 "blocking",
@@ -88,7 +115,8 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
             Concern(
                 "blocking",
                 "Its program is not on the operator's list",
-                "Install the version that the operator names, then type: `darkbloom restart`",
+                "Install the version that the operator names, then type: `darkbloom stop`, and: "
+                "`darkbloom start`",
             )
         )
     if TRUST_RANK[candidate.trust] < TRUST_RANK[rules.min_trust]:
@@ -113,10 +141,31 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
             Concern(
                 "blocking",
                 f"Its last passed check was {minutes} minutes ago",
-                "On it, type: `darkbloom doctor`. If that finds nothing, type: `darkbloom restart`",
+                "On it, type: `darkbloom doctor`. If that finds nothing: `darkbloom stop`, and: "
+                "`darkbloom start`",
             )
         )
     return found
+
+
+def _version(machine: Connected, newest: str) -> list[Concern]:
+    here, there = _release(machine.version), _release(newest)
+    if here is None or there is None or here >= there:
+        return []
+    return [
+        Concern(
+            "info",
+            f"Its version is {machine.version}, and {newest} exists",
+            "Install that one as you installed this one, then type: `darkbloom stop`, and: "
+            "`darkbloom start`",
+        )
+    ]
+
+
+def _release(version: str) -> tuple[int, ...] | None:
+    """The numbers of a version to compare by; None if it does not begin with three."""
+    found = _VERSION.match(version)
+    return None if found is None else tuple(int(number) for number in found.groups())
 
 
 def _health(candidate: Candidate) -> list[Concern]:
@@ -143,7 +192,8 @@ def _health(candidate: Candidate) -> list[Concern]:
                 Concern(
                     "degrading",
                     f"The engine of {slot.model} has crashed",
-                    "On it, type: `darkbloom logs`, then: `darkbloom restart`",
+                    "On it, type: `darkbloom doctor`, then: `darkbloom stop`, and: "
+                    "`darkbloom start`",
                 )
             )
         elif slot.state == "idle_shutdown":
@@ -157,24 +207,17 @@ def _health(candidate: Candidate) -> list[Concern]:
     return found
 
 
-def _models(candidate: Candidate, listed: frozenset[str]) -> list[Concern]:
-    if not candidate.models:
-        return [
-            Concern(
-                "blocking",
-                "It serves no model",
-                "On it, type: `darkbloom models recommend`",
-            )
-        ]
-    if not candidate.models & listed:
-        return [
-            Concern(
-                "degrading",
-                "It serves no model of this network's catalogue",
-                "On it, type: `darkbloom models catalog`",
-            )
-        ]
-    return []
+def _models(candidate: Candidate) -> list[Concern]:
+    # What the catalogue does not list was left out when the machine registered.
+    if candidate.models:
+        return []
+    return [
+        Concern(
+            "blocking",
+            "It serves no model of this network's catalogue",
+            "On it, type: `darkbloom models`",
+        )
+    ]
 
 
 def _record(machine: Connected) -> list[Concern]:
@@ -184,7 +227,7 @@ def _record(machine: Connected) -> list[Concern]:
             Concern(
                 "degrading",
                 f"{machine.jobs_failed} of its last {jobs} jobs failed",
-                "On it, type: `darkbloom logs --last 1h`",
+                "On it, type: `darkbloom doctor`",
             )
         ]
     return []
