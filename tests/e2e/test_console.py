@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 
 from darkbloom_provider.coordinator.console.gate import SESSION_COOKIE
 from darkbloom_provider.coordinator.settings import Payouts, Policy
@@ -16,7 +16,7 @@ from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import ModelInfo
 from support.books import Clock
-from support.chromium import DESKTOP, PHONE, Complaints, chromium
+from support.chromium import DESKTOP, PHONE, Complaints, barriers, chromium
 from support.console import PASSWORD
 from support.network import Network, network
 from support.scripted_provider import Job, registration, scripted_provider
@@ -32,9 +32,21 @@ LARGE = registration(KeyPair.generate()).hardware.model_copy(update={"memory_gb"
 
 OFFERED = (ModelInfo(id=DEAR),)
 
+LOOKS: tuple[tuple[str, ViewportSize, Literal["dark", "light"]], ...] = (
+    ("phone", PHONE, "dark"),
+    ("desktop", DESKTOP, "light"),
+)
 SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 PATHS = {
-    "stranger": ("/", "/sign-in", "/sign-up", "/leaderboard", "/models", "/stats"),
+    "stranger": (
+        "/",
+        "/sign-in",
+        "/sign-up",
+        "/earn/calculator",
+        "/leaderboard",
+        "/models",
+        "/stats",
+    ),
     "owner": (
         "/earn",
         "/earn?span=hour",
@@ -130,6 +142,7 @@ async def test_an_owner_signs_up_links_earns_filters_and_is_paid(tmp_path: Path)
             assert reply.status_code == 200
             await net.idle()
             await earned_is_shown(page, base)
+            await the_machine_has_its_own_page(page, base)
             await filters_narrow_the_history(page, base)
             await set_up_payouts(page, base)
             await withdraw(page)
@@ -167,6 +180,26 @@ async def earned_is_shown(page: Page, base: str) -> None:
     await page.get_by_text("Show the graph as a table").click()
     row = page.get_by_role("row").filter(has_text="1 May 2026").first
     await expect(row).to_contain_text("1,350,000")
+
+
+async def the_machine_has_its_own_page(page: Page, base: str) -> None:
+    await page.goto(f"{base}/machines")
+    await expect(figure(page, "Online")).to_have_text("1 of 1")
+    await page.get_by_role("link", name="Apple M4 Max").click()
+    await expect(figure(page, "Earned by this machine")).to_have_text("$1.404130")
+    await expect(figure(page, "Last passed check")).to_have_text(re.compile("ago"))
+    await expect(page.get_by_role("region", name="Jobs")).to_contain_text("+$1.404130")
+    await expect(page.get_by_role("region", name="Models")).to_contain_text("yes")
+    await is_sound(page, "owner", "/machine")
+    await page.get_by_role("link", name="Earn", exact=True).click()
+    await page.get_by_role("link", name="Calculator").click()
+    await page.get_by_label("Mac", exact=True).select_option("Mac Studio, M2 Ultra")
+    await page.get_by_label("Memory").select_option("192 GB")
+    await page.get_by_label("Share of that time with work").fill("50")
+    await page.get_by_role("button", name="Calculate").click()
+    await expect(page.get_by_role("rowheader", name="Qwen3.5 122B")).to_be_visible()
+    await is_sound(page, "owner", "/calculator")
+    await page.goto(f"{base}/earn")
 
 
 async def filters_narrow_the_history(page: Page, base: str) -> None:
@@ -236,15 +269,13 @@ async def session_of(page: Page) -> str:
 
 
 async def is_sound(page: Page, visitor: str, path: str) -> None:
-    """Nothing is cut off at either width, and everything has a name. Takes the page's pictures."""
+    """Nothing is cut off at either width, and nobody is kept out. Takes the page's pictures."""
     assert await page.locator("h1").count() == 1, path
     assert await page.locator("main").count() == 1, path
-    unnamed = await page.locator("input:not([type=hidden]):not([hidden]), select").evaluate_all(
-        "fields => fields.filter(f => !f.labels.length).map(f => f.name)"
-    )
-    assert unnamed == [], path
-    for name, viewport in (("phone", PHONE), ("desktop", DESKTOP)):
+    for name, viewport, looked_at in LOOKS:
         await page.set_viewport_size(viewport)
+        await page.emulate_media(color_scheme=looked_at)
+        assert await barriers(page) == [], path
         width = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert width <= 0, f"{path} is {width} pixels too wide"
         for scheme in SCHEMES if SCREENSHOTS else ():
@@ -266,5 +297,6 @@ async def test_every_step_can_be_taken_with_the_keyboard_alone(tmp_path: Path) -
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         await page.keyboard.press("Enter")
-        await page.keyboard.press("Tab")
-        await expect(page.get_by_role("link", name="Type the code here")).to_be_focused()
+        for name in ("Earnings", "Withdrawals", "Calculator", "Type the code here"):
+            await page.keyboard.press("Tab")
+            await expect(page.get_by_role("link", name=name, exact=True)).to_be_focused()

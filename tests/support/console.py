@@ -20,10 +20,8 @@ from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.settings import Policy, Settings
 from darkbloom_provider.coordinator.sources import Sources
-from darkbloom_provider.protocol.boxes import KeyPair
-from darkbloom_provider.protocol.messages import CoordinatorMessage
 from support.desk import BASE, Desk, front_desk
-from support.scripted_provider import registration
+from support.sessions import connected
 
 PASSWORD = "a long and boring password"
 
@@ -60,16 +58,6 @@ class Document(HTMLParser):
         return dict(next(sent)["fields"])
 
 
-class Silence:
-    """The wire of a machine that hears nothing."""
-
-    async def send(self, _message: CoordinatorMessage, _patience: float) -> bool:
-        return True
-
-    async def close(self, _code: int, _reason: str) -> None:
-        pass
-
-
 @dataclass(slots=True)
 class Visitor:
     """One browser."""
@@ -91,27 +79,8 @@ class Visitor:
 
     def connect(self, account: str, **changes: Any) -> Session:
         """Let a machine of an account be connected, without a socket."""
-        register = registration(KeyPair.generate())
-        whole: dict[str, Any] = {
-            "id": f"session-{len(self.hub.registry)}",
-            "wire": Silence(),
-            "version": register.version,
-            "backend": register.backend,
-            "hardware": register.hardware,
-            "models": register.models,
-            "public_key": register.public_key,
-            "encrypted_chunks": register.encrypted_response_chunks,
-            "privacy": register.privacy_capabilities,
-            "decode_tps": 30.0,
-            "prefill_tps": 300.0,
-            "registered_at": self.desk.clock(),
-            "heartbeat_at": self.desk.clock.monotonic(),
-            "account_id": account,
-            "machine_id": register.machine_id,
-            "verified_at": self.desk.clock.monotonic(),
-            "sip_verified": True,
-        }
-        session = Session(**{**whole, **changes})
+        clock = self.desk.clock
+        session = connected(account, now=clock(), monotonic=clock.monotonic(), **changes)
         self.hub.registry.add(session)
         return session
 
