@@ -15,8 +15,10 @@ def usd(micro_usd: int) -> Markup:
 
     >>> str(usd(4_821_200))
     '<span class="usd">$4.82<small>1200</small></span>'
+    >>> str(usd(-1_234_567_890_000).striptags())
+    '-$1,234,567.890000'
     """
-    text = format_usd(micro_usd)
+    text = _apart(format_usd(micro_usd))
     return Markup('<span class="usd">{}<small>{}</small></span>').format(text[:-4], text[-4:])
 
 
@@ -26,9 +28,7 @@ def cents(micro_usd: int) -> str:
     >>> cents(12_345_678), cents(-1_239_999), cents(1_234_567_890_000)
     ('$12.34', '-$1.23', '$1,234,567.89')
     """
-    sign, whole = ("-" if micro_usd < 0 else ""), format_usd(abs(micro_usd), 2).lstrip("$")
-    dollars, _, rest = whole.partition(".")
-    return f"{sign}${int(dollars):,}.{rest}"
+    return _apart(format_usd(micro_usd, 2))
 
 
 def price(micro_usd_per_million: int) -> str:
@@ -104,3 +104,10 @@ def moment(instant: datetime) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         rfc3339_seconds(utc), f"{utc.day} {utc:%b %Y, %H:%M}"
     )
+
+
+def _apart(amount: str) -> str:
+    """An amount with its thousands apart."""
+    head, point, rest = amount.partition(".")
+    sign, _, dollars = head.partition("$")
+    return f"{sign}${int(dollars):,}{point}{rest}"
