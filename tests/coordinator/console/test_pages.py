@@ -23,6 +23,7 @@ from darkbloom_provider.coordinator.console.pages import earn as earn_pages
 from darkbloom_provider.coordinator.console.pages.earn import csv_row
 from darkbloom_provider.coordinator.console.rendering import HEADERS
 from darkbloom_provider.coordinator.console.views import machines as machines_view
+from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
@@ -32,6 +33,7 @@ from support.desk import NO_RATES
 
 SHOWN = [page for page in PAGES if page.show is not None]
 SENT = [page for page in PAGES if page.send is not None]
+SERVED_BY_THE_HUB = {"/v1/models", "/v1/providers/attestation"}
 HOSTILE = '<img src=x onerror="alert(1)">=1+1'
 
 
@@ -650,6 +652,29 @@ async def test_a_defect_is_a_page_that_says_nothing_of_it(
     assert "Something is wrong here" in reply.text
     assert reply.headers["Content-Security-Policy"]
     assert "a secret" not in reply.text + capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- code samples
+
+
+async def test_every_sample_is_about_an_endpoint_and_answers(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    key = await browser.desk.api_key(account)
+    shown = samples("http://coordinator.test:8080", "a model")
+    document = await browser.see("/keys")
+    for sample in shown:
+        assert sample.title in document.text
+        assert sample.path in sample.code or "OpenAI(" in sample.code
+        if "curl http" in sample.code and sample.path not in SERVED_BY_THE_HUB:
+            headers = key if "$DARKBLOOM_KEY" in sample.code else {}
+            reply = await browser.client.get(sample.path, headers=headers)
+            assert reply.status_code == 200, sample.path
+
+
+def test_a_sample_is_valid_python() -> None:
+    for sample in samples("http://coordinator.test:8080", "a model"):
+        if sample.language == "Python":
+            compile(sample.code, "sample", "exec")
 
 
 # ---------------------------------------------------------------- the calculator

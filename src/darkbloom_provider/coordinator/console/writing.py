@@ -41,6 +41,16 @@ def price(micro_usd_per_million: int) -> str:
     return text[:-4] + text[-4:].rstrip("0")
 
 
+def scale(micro_usd: int) -> str:
+    """A round amount beside a graph: cents where they say something.
+
+    >>> scale(400_000_000_000), scale(1_500_000), scale(65)
+    ('$400,000', '$1.50', '$0.000065')
+    """
+    text = _apart(price(micro_usd))
+    return text.removesuffix(".00")
+
+
 def count(number: int) -> str:
     """A whole number with its thousands apart.
 

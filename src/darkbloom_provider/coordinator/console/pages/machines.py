@@ -29,7 +29,7 @@ from darkbloom_provider.coordinator.replies import ApiError
 
 def machine_names(visit: Visit) -> dict[str, str]:
     """What to call the visitor's machines that are connected now, by identity."""
-    return {machine.machine_id: machine.name for machine in _connected(visit) if machine.machine_id}
+    return views.names([(m.machine_id, m.name) for m in _connected(visit) if m.machine_id])
 
 
 async def show(visit: Visit) -> Response:

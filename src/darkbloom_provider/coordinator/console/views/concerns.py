@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from darkbloom_provider.coordinator.console.writing import model_name
 from darkbloom_provider.coordinator.routing import Candidate, Rules
 from darkbloom_provider.coordinator.settings import TRUST_RANK
 from darkbloom_provider.protocol.attestation import AttestationBlob
@@ -191,7 +192,7 @@ def _health(candidate: Candidate) -> list[Concern]:
             found.append(
                 Concern(
                     "degrading",
-                    f"The engine of {slot.model} has crashed",
+                    f"The engine of {model_name(slot.model)} has crashed",
                     "On it, type: `darkbloom doctor`, then: `darkbloom stop`, and: "
                     "`darkbloom start`",
                 )
@@ -200,7 +201,7 @@ def _health(candidate: Candidate) -> list[Concern]:
             found.append(
                 Concern(
                     "degrading",
-                    f"{slot.model} was unloaded because nobody asked for it",
+                    f"{model_name(slot.model)} was unloaded because nobody asked for it",
                     "To keep it loaded, start with: `darkbloom serve --idle-timeout 0`",
                 )
             )

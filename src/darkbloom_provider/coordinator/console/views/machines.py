@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +24,8 @@ from darkbloom_provider.coordinator.routing import Demand
 
 Tone = Literal["good", "wait", "bad"]
 
-_NAME_CHARACTERS: Final = 6
+_SHORT: Final = 6
+"""Characters of an identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,16 @@ class MachineCard:
     warnings: tuple[Concern, ...]
     not_routed: tuple[tuple[str, tuple[str, ...]], ...]
     """By model: why a request for it would not be sent here."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What it serves: the active model first, then by name."""
+        if self.connected is None:
+            return ()
+        active = self.connected.active_model
+        return tuple(
+            sorted(self.connected.candidate.models, key=lambda model: (model != active, model))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +98,11 @@ def view(
     """
     sums = {row.machine_id: row for row in earned if row.machine_id is not None}
     by_id = {device.id: device for device in devices}
+    called = names([(m.machine_id, m.name) for m in connected if m.machine_id])
     cards = [
         _card(
             machine,
+            called.get(machine.machine_id or "", machine.name),
             by_id.get(machine.token_id or ""),
             sums.get(machine.machine_id or ""),
             standards=standards,
@@ -109,17 +123,35 @@ def view(
     )
 
 
+def names(machines: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What to call each of several machines, by identity: its name, and more if others share it.
+
+    Args:
+        machines: Identity and name of each.
+    """
+    shared = Counter(name for _, name in machines)
+    return {
+        known: name if shared[name] == 1 else f"{name} ({short(known)})" for known, name in machines
+    }
+
+
+def short(machine_id: str) -> str:
+    """The beginning of a machine's identity, by which people tell it from others."""
+    return machine_id[:_SHORT]
+
+
 def address(machine_id: str) -> str:
     """What stands for a machine in an address: its identity may be a key, and is nobody's business.
 
     >>> address("00112233445566778899aabbccddeeff")
-    '55f73fbd7e39c0e2'
+    '5947d7c33d783f94'
     """
     return hashlib.sha256(machine_id.encode()).hexdigest()[:ID_CHARACTERS]
 
 
 def _card(
     machine: Connected,
+    name: str,
     device: LinkedDevice | None,
     earned: MachineEarnings | None,
     *,
@@ -138,7 +170,7 @@ def _card(
     ]
     return MachineCard(
         address=address(machine.machine_id) if machine.machine_id else machine.token_id or "",
-        name=machine.name,
+        name=name,
         status=machine.candidate.status.capitalize(),
         tone=_tone(found),
         machine_id=machine.machine_id,
@@ -178,7 +210,7 @@ def _past(row: MachineEarnings) -> MachineCard:
     known = row.machine_id
     return MachineCard(
         address=address(known) if known else "",
-        name=f"Machine {known[:_NAME_CHARACTERS]}" if known else "Unnamed machines",
+        name=f"Machine {short(known)}" if known else "Unnamed machines",
         status="Not connected",
         tone="wait",
         machine_id=known,
