@@ -22,7 +22,8 @@ from darkbloom_provider.coordinator.console.views.macs import MACS, Mac
 from darkbloom_provider.host.hardware import bandwidth_gbs, chip_of
 from darkbloom_provider.models.catalogue import Catalogue, CatalogueModel
 
-MODELS = Catalogue.builtin().entries
+OFFERED = Catalogue.builtin().entries
+MODELS = [model for model in OFFERED if model.id in calculator.ACTIVE_GB]
 QWEN = MODELS[0]
 
 machines = st.builds(
@@ -118,6 +119,21 @@ def test_nobody_is_promised_more_than_consumers_would_pay(
 def test_the_best_model_stands_first(machine: Running, assumed: Assumptions) -> None:
     nets = [one.net for one in ranking(machine, MODELS, assumed)]
     assert nets == sorted(nets, reverse=True)
+
+
+def test_of_a_model_too_small_for_the_formula_nothing_is_promised() -> None:
+    tiny = next(model for model in OFFERED if model.size_gb < 1)
+    assert estimate(Running(512, 800, 0), tiny, Assumptions(24, 1, 0)) is None
+    shown = calculator.view({}, read_inputs({}, OFFERED), OFFERED, fee_percent=0)
+    assert tiny.display_name in shown.too_small
+    assert tiny.display_name not in shown.too_large
+
+
+def test_a_model_of_which_nothing_is_known_reads_all_its_weights() -> None:
+    own = replace(QWEN, id="my/own-model")
+    machine, assumed = Running(64, 400, 0), Assumptions(24, 1, 0)
+    assert calculator.active_gb(own) == own.size_gb
+    assert estimate(machine, own, assumed) is not None
 
 
 def test_a_model_that_is_not_offered_is_not_estimated() -> None:

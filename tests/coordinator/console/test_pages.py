@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import re
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +16,7 @@ import httpx
 import pytest
 from sqlalchemy import Connection, update
 
+from darkbloom_provider.config import Config
 from darkbloom_provider.coordinator import accounts, invites, owner_views, schema
 from darkbloom_provider.coordinator.books import Balance, balance_of
 from darkbloom_provider.coordinator.console import csrf
@@ -95,6 +99,7 @@ def test_the_public_pages_are_these_and_no_others() -> None:
         "/earn/payouts/return",
         "/leaderboard",
         "/models",
+        "/setup",
         "/stats",
     }
 
@@ -652,6 +657,17 @@ async def test_a_defect_is_a_page_that_says_nothing_of_it(
     assert "Something is wrong here" in reply.text
     assert reply.headers["Content-Security-Policy"]
     assert "a secret" not in reply.text + capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- setting up
+
+
+async def test_the_settings_that_are_shown_lead_to_this_coordinator(browser: Visitor) -> None:
+    page = (await browser.client.get("/setup")).text
+    shown = re.search(r"<code>(\[coordinator\][^<]*)</code>", page)
+    assert shown is not None
+    config = Config.model_validate(tomllib.loads(html.unescape(shown[1])))
+    assert config.coordinator.base_url == "http://coordinator.test:8080"
 
 
 # ---------------------------------------------------------------- code samples

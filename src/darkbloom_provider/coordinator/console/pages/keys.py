@@ -39,13 +39,12 @@ async def _page(
 ) -> Response:
     account = visit.owner.account_id
     keys = await visit.read(lambda c: api_keys.list_api_keys(c, account))
-    base = (visit.console.services.console_url or str(visit.request.base_url)).rstrip("/")
     offered = [model.id for model in visit.console.services.catalogue.entries if model.active]
     view = {
         "keys": keys,
         "new_key": new_key,
-        "base_url": base,
-        "samples": samples(base, offered[0] if offered else "MODEL"),
+        "base_url": visit.base_url,
+        "samples": samples(visit.base_url, offered[0] if offered else "MODEL"),
     }
     return visit.page("keys.html", view, error=error, status=status)
 

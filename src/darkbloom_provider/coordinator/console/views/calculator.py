@@ -25,6 +25,9 @@ ACTIVE_GB: Final[Mapping[str, float]] = {
 """GB of weights that one token reads, of the network's models. Any other model reads all of its
 weights, as a dense one does: the estimate is then too low rather than too high."""
 
+LEAST_ACTIVE_GB: Final = 3.0
+"""The formula takes reading the weights for all the work. Of a smaller model that is not so, and it
+would promise far too much."""
 DAYS_PER_MONTH: Final = 30
 MONTHS_PER_YEAR: Final = 12
 MAX_BATCH: Final = 16
@@ -82,14 +85,18 @@ class Estimate:
         return self.net * MONTHS_PER_YEAR
 
 
+def active_gb(model: CatalogueModel) -> float:
+    """GB of weights that one token reads."""
+    return ACTIVE_GB.get(model.id, model.size_gb)
+
+
 def estimate(machine: Running, model: CatalogueModel, assumed: Assumptions) -> Estimate | None:
-    """What a model might earn on a machine; None if it does not fit."""
-    if model.min_ram_gb > machine.memory_gb:
+    """What a model might earn on a machine; None if it does not fit or is too small to tell."""
+    if model.min_ram_gb > machine.memory_gb or active_gb(model) < LEAST_ACTIVE_GB:
         return None
     batch = min(max(math.floor((machine.memory_gb - model.size_gb) / 2), 1), MAX_BATCH)
     efficiency = next(share for most, share in _EFFICIENCIES if batch <= most)
-    active_gb = ACTIVE_GB.get(model.id, model.size_gb)
-    speed = machine.bandwidth_gbs / active_gb * BANDWIDTH_REACHED * batch * efficiency
+    speed = machine.bandwidth_gbs / active_gb(model) * BANDWIDTH_REACHED * batch * efficiency
     working = assumed.hours_per_day * DAYS_PER_MONTH * assumed.utilisation
     tokens = speed * 3600 * working
     kwh = machine.added_watts / 1000 * working
@@ -197,6 +204,8 @@ class CalculatorView:
     estimates: tuple[Estimate, ...]
     too_large: tuple[str, ...]
     """Names of the models that do not fit."""
+    too_small: tuple[str, ...]
+    """Names of the models that the formula does not hold for."""
     models: tuple[tuple[str, str], ...]
     """Ids and names of all."""
     kinds: tuple[tuple[str, tuple[Mac, ...]], ...]
@@ -224,13 +233,15 @@ def view(
             owner_share=1 - fee_percent / 100,
         )
         estimates = ranking(machine, chosen, assumed)
-    fitting = {one.model_id for one in estimates}
+    small = [model for model in chosen if active_gb(model) < LEAST_ACTIVE_GB]
+    left_out = {one.model_id for one in estimates} | {model.id for model in small}
     kinds = dict.fromkeys(mac.kind for mac in MACS)
     return CalculatorView(
         typed={name: query.get(name, "") or default for name, default in DEFAULTS.items()},
         inputs=inputs,
         estimates=estimates,
-        too_large=tuple(m.display_name or m.id for m in chosen if m.id not in fitting),
+        too_large=tuple(m.display_name or m.id for m in chosen if m.id not in left_out),
+        too_small=tuple(model.display_name or model.id for model in small),
         models=tuple((model.id, model.display_name or model.id) for model in active),
         kinds=tuple((kind, tuple(m for m in MACS if m.kind == kind)) for kind in kinds),
         memories=MEMORIES,
