@@ -56,6 +56,13 @@ PATHS = {
 }
 
 
+FOCUS = """() => {
+    const all = [...document.querySelectorAll("body *")];
+    const style = getComputedStyle(document.activeElement);
+    return [all.indexOf(document.activeElement), style.outlineStyle, parseInt(style.outlineWidth)];
+}"""
+
+
 async def generous(job: Job) -> None:
     """Answers in a few words and says it was many."""
     await job.accept()
@@ -261,3 +268,23 @@ async def test_every_step_can_be_taken_with_the_keyboard_alone(tmp_path: Path) -
         for name in ("Earnings", "Withdrawals", "Calculator", "Set up a Mac"):
             await page.keyboard.press("Tab")
             await expect(page.get_by_role("link", name=name, exact=True).first).to_be_focused()
+
+
+async def test_whatever_has_the_focus_can_be_seen_to_have_it(tmp_path: Path) -> None:
+    async with chromium() as browser, network(tmp_path, policy=Policy(sign_up="open")) as net:
+        page = await browser.new_page(viewport=DESKTOP)
+        await sign_up(page, net.coordinator.base_url)
+        await page.goto(f"{net.coordinator.base_url}/earn")
+        reached: list[int] = []
+        while True:
+            await page.keyboard.press("Tab")
+            place, style, width = await page.evaluate(FOCUS)
+            if reached and place == reached[-1]:
+                continue  # a date has a place for each of its parts
+            if place < 0 or place in reached:
+                break
+            assert style == "solid", place
+            assert width >= 2, place
+            reached.append(place)
+        assert len(reached) > 20
+        assert reached == sorted(reached), "Tab leaves the order of the page"
