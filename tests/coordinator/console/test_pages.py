@@ -31,6 +31,14 @@ from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
+from darkbloom_provider.protocol.attestation import AttestationBlob
+from darkbloom_provider.protocol.messages import (
+    BackendCapacity,
+    BackendSlot,
+    Hardware,
+    ModelInfo,
+    SystemMetrics,
+)
 from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop
 from support.console import PASSWORD, Document, Visitor, visitor
 from support.desk import NO_RATES
@@ -233,6 +241,30 @@ async def test_texts_of_others_are_shown_as_text(browser: Visitor) -> None:
     assert "<img src=x" not in typed.text
     line = next(csv.reader(io.StringIO((await _csv(browser)).split("\r\n", 1)[1])))
     assert line[1] == HOSTILE
+
+
+async def test_what_a_machine_says_of_itself_is_shown_as_text(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    hardware = Hardware(chip_name=HOSTILE, machine_model=HOSTILE)
+    said = SystemMetrics(thermal_state=HOSTILE)
+    slots = (BackendSlot(model=HOSTILE, state=HOSTILE), BackendSlot(model=HOSTILE, state="crashed"))
+    browser.connect(
+        account,
+        hardware=hardware,
+        models=(ModelInfo(id=HOSTILE),),
+        version=HOSTILE,
+        machine_id=MACHINE,
+        metrics=said,
+        capacity=BackendCapacity(slots=slots),
+        active_model=HOSTILE,
+        attestation=AttestationBlob.model_validate({"serialNumber": HOSTILE}),
+    )
+    await browser.send("/keys", "/keys", name=HOSTILE)
+    for path in ("/machines", machine_address(MACHINE), "/stats", "/models", "/keys"):
+        reply = await browser.client.get(path)
+        assert reply.status_code == 200
+        assert "<img src=x" not in reply.text, path
+        assert "&lt;img" in reply.text, path
 
 
 async def _csv(browser: Visitor) -> str:
@@ -657,6 +689,27 @@ async def test_a_defect_is_a_page_that_says_nothing_of_it(
     assert "Something is wrong here" in reply.text
     assert reply.headers["Content-Security-Policy"]
     assert "a secret" not in reply.text + capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+async def test_the_leaderboard_shows_more_on_request_and_the_visitors_own_row(
+    browser: Visitor,
+) -> None:
+    account = await browser.sign_up()
+    for number in range(60):
+        await browser.desk.user(f"owner-{number}")
+        await earn(browser, f"owner-{number}", 1 + number % 3)
+    await earn(browser, account)
+    document = await browser.see("/leaderboard")
+    rows = [a for tag, a in document.tags if tag == "tr"]
+    assert len(rows) == 51
+    assert "Show the first 200" in document.text
+    longer = await browser.see("/leaderboard?limit=200")
+    assert len([a for tag, a in longer.tags if tag == "tr"]) == 62
+    assert longer.text.count("(you)") == 1
+    assert "Show the first 200" not in longer.text
 
 
 # ---------------------------------------------------------------- setting up

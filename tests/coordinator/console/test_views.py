@@ -442,7 +442,13 @@ def test_the_leaderboard_marks_the_visitors_own_place_and_nobody_elses() -> None
     rows = [LeaderboardRow(1, pseudonym("me"), 1, 1, 1)]
     for account, own in (("me", pseudonym("me")), (None, "")):
         shown = network.leaderboard(
-            rows, totals, metric="earnings", window="lifetime", account_id=account, now=NOW
+            rows,
+            totals,
+            metric="earnings",
+            window="lifetime",
+            account_id=account,
+            limit=50,
+            now=NOW,
         )
         assert shown.own == own
         assert shown.window == "all"
