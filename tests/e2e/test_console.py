@@ -32,6 +32,7 @@ OFFERED = (ModelInfo(id=DEAR),)
 PATHS = {
     "stranger": (
         "/",
+        "/setup",
         "/sign-in",
         "/sign-up",
         "/earn/calculator",
