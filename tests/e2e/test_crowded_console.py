@@ -36,14 +36,10 @@ PRICES = (QWEN_PRICE, Price(100_000, 7_800_000_000))
 """One job earns from a micro-dollar to hundreds of thousands of dollars."""
 PATHS = (
     "/earn",
-    "/earn?page=3",
     "/earn?span=hour",
     "/earn/withdraw",
     "/earn/withdrawals",
     "/machines",
-    "/billing",
-    "/billing?order=dearest",
-    "/keys",
     "/leaderboard",
     "/models",
     "/stats",
@@ -139,6 +135,6 @@ async def test_pages_hold_up_under_a_lot_of_everything(tmp_path: Path) -> None:
         await withdraw(net, session)
         base = net.coordinator.base_url
         paths = (*PATHS, f"/machines/{address(identity(0))}", f"/machines/{address(identity(1))}")
-        await every_page_is_sound(browser, base, session, paths, "crowd")
+        await every_page_is_sound(browser, base, session, paths, "crowd", examined=["phone"])
         consumer = net.session().reveal()
         await every_page_is_sound(browser, base, consumer, ("/billing",), "crowd-consumer")
