@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection, update
 
 from darkbloom_provider.coordinator import schema
@@ -122,6 +123,7 @@ async def withdraw(net: Network, session: str) -> None:
         assert reply.status_code < 300, reply.text
 
 
+@pytest.mark.timeout(400)
 async def test_pages_hold_up_under_a_lot_of_everything(tmp_path: Path) -> None:
     clock = Clock()
     async with (
