@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator.attempts import (
 )
 from darkbloom_provider.coordinator.consumer import Consumer
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.registry import Registry, Session
 from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
 from darkbloom_provider.coordinator.settings import Settings
@@ -79,7 +80,10 @@ def _unsettled(error: DarkbloomError) -> AttemptFailedError:
 class Hub:
     """See the module."""
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(
+        self, settings: Settings, sources: Sources, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self.registry = Registry()
         self.timing = settings.timing
         self.limits = settings.limits
@@ -128,6 +132,11 @@ class Hub:
                 await self.requests.none.wait()
         except TimeoutError:
             _log.warning("requests_cut_off", count=self.requests.count)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a provider."""
+        return len(self._waiting)
 
     # ------------------------------------------------------------ providers
 
@@ -223,6 +232,7 @@ class Hub:
         chosen = choose(
             self.registry.candidates(), demand, self.rules, now=now, chance=self.sources.chance
         )
+        self._metrics.routed(self.sources.monotonic() - now)
         session = None if chosen is None else self.registry.get(chosen.session_id)
         if session is None:
             return None
