@@ -227,7 +227,7 @@ async def withdraw(page: Page) -> None:
     await page.get_by_role("link", name="Withdraw", exact=True).click()
     amount = page.get_by_label("Amount in US dollars")
     await expect(amount).to_have_value("1.40")
-    await page.get_by_label("Instant: about 30 minutes").check()
+    await page.get_by_label("Instant:").check()
     await page.get_by_role("button", name="Show what I get").click()
     await is_sound(page, "owner", "/withdraw-preview")
     preview = page.get_by_role("region", name="This is what happens")
