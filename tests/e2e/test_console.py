@@ -158,6 +158,7 @@ async def test_an_owner_signs_up_links_earns_filters_and_is_paid(tmp_path: Path)
             await page.reload()
             await expect(page.get_by_role("cell", name=re.compile("paid"))).to_be_visible()
             await keys_are_shown_once(page, base)
+            await credit_is_bought(page, base)
             await every_page_is_sound(
                 browser, base, await session_of(page), PATHS["owner"], "owner"
             )
@@ -227,7 +228,7 @@ async def withdraw(page: Page) -> None:
     await page.get_by_role("link", name="Withdraw", exact=True).click()
     amount = page.get_by_label("Amount in US dollars")
     await expect(amount).to_have_value("1.40")
-    await page.get_by_label(re.compile("^Instant")).check()
+    await page.get_by_label("Instant:").check()
     await page.get_by_role("button", name="Show what I get").click()
     await is_sound(page, "owner", "/withdraw-preview")
     preview = page.get_by_role("region", name="This is what happens")
@@ -248,6 +249,18 @@ async def keys_are_shown_once(page: Page, base: str) -> None:
     await page.goto(f"{base}/keys")
     assert key not in await page.content()
     await expect(page.get_by_role("cell", name="laptop", exact=True)).to_be_visible()
+
+
+async def credit_is_bought(page: Page, base: str) -> None:
+    await page.goto(f"{base}/billing")
+    await expect(figure(page, "Credit")).to_have_text("$0.000000")
+    await page.get_by_role("combobox", name="Amount").select_option("$10")
+    await page.get_by_role("button", name="Buy credit").click()
+    await is_sound(page, "owner", "/checkout")
+    await page.get_by_role("button", name="Pretend to pay").click()
+    await page.get_by_role("link", name="Continue").click()
+    await expect(page.get_by_role("heading", name="Billing and usage")).to_be_visible()
+    await expect(figure(page, "Credit")).to_have_text("$10.000000")
 
 
 async def session_of(page: Page) -> str:
