@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import sysconfig
+import tracemalloc
 from pathlib import Path
 
 from darkbloom_provider.host import runtime
@@ -24,7 +25,7 @@ def sha(data: bytes) -> bytes:
 def test_the_runtime_hash_is_the_networks_digest_of_digests(tmp_path: Path) -> None:
     tree(tmp_path, {"lib/b.py": "B", "lib/a/x.py": "X", "python": "P"})
     code = Code((tmp_path / "lib",))
-    found = hashes(list(code.files()), tmp_path / "python")
+    found = hashes(code.files(), tmp_path / "python")
     assert found.python == hashlib.sha256(b"P").hexdigest()
     assert found.runtime == hashlib.sha256(sha(b"X") + sha(b"B")).hexdigest()
     assert found.files == 2
@@ -43,6 +44,25 @@ def test_compiled_files_and_what_belongs_to_others_are_left_out(tmp_path: Path) 
     assert code.covers(packages / "mine.py")
     assert not code.covers(stdlib / "site-packages/other.py")
     assert not code.covers(tmp_path / "elsewhere.py")
+
+
+def test_files_come_sorted_by_their_paths_with_directories_among_them(tmp_path: Path) -> None:
+    tree(tmp_path, dict.fromkeys(("b.py", "b/z.py", "b/a/y.py", "b-1/x.py", "B.py", "a/c.py"), ""))
+    found = list(Code((tmp_path,)).files())
+    assert found == sorted(found)
+    assert len(found) == 6
+
+
+def test_a_tree_of_many_files_is_never_held_as_a_whole(tmp_path: Path) -> None:
+    tree(tmp_path, {f"{place:02}/{name:02}.py": "" for place in range(40) for name in range(40)})
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in Code((tmp_path,)).files())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 1600
+    assert peak < count * sys.getsizeof(tmp_path), "more than the barest list of paths would take"
 
 
 def test_one_changed_byte_one_file_more_or_less_changes_the_hash(tmp_path: Path) -> None:
