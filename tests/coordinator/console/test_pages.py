@@ -30,6 +30,7 @@ from darkbloom_provider.coordinator.console.views import machines as machines_vi
 from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter
+from darkbloom_provider.coordinator.public.releases import DEFAULT_PLATFORM, Release, register
 from darkbloom_provider.coordinator.settings import Policy, Rate
 from darkbloom_provider.protocol.attestation import AttestationBlob
 from darkbloom_provider.protocol.messages import (
@@ -266,6 +267,30 @@ async def test_what_a_machine_says_of_itself_is_shown_as_text(browser: Visitor) 
         assert reply.status_code == 200
         assert "<img src=x" not in reply.text, path
         assert "&lt;img" in reply.text, path
+
+
+async def test_a_machine_is_told_of_the_release_that_the_operator_registered(
+    browser: Visitor,
+) -> None:
+    account = await browser.sign_up()
+    browser.connect(account, version="3.9.0", machine_id=MACHINE)
+    assert "3.10.0" not in (await browser.see("/machines")).text
+    release = Release(
+        version="3.10.0",
+        platform=DEFAULT_PLATFORM,
+        binary_hash="0" * 64,
+        bundle_hash="0" * 64,
+        python_hash="",
+        runtime_hash="",
+        template_hashes="",
+        url="https://example.org/bundle.tar.gz",
+        changelog="",
+        active=True,
+        created_at=browser.desk.clock(),
+    )
+    await browser.desk.services.db.write(lambda c: register(c, release))
+    text = (await browser.see("/machines")).text
+    assert "Its version is 3.9.0, and 3.10.0 exists" in text
 
 
 async def _csv(browser: Visitor) -> str:

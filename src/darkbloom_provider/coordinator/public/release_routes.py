@@ -189,7 +189,7 @@ class _Releases:
     async def _newest(self, platform: str) -> Release | None:
         # Kept as one list: a caller may name any platform, and must not push others out.
         found = await self._latest.get((), lambda: self._services.db.read(releases.all_releases))
-        return next((r for r in found if r.active and r.platform == platform), None)
+        return releases.newest(found, platform)
 
 
 def _shown(release: Release) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
@@ -89,6 +90,11 @@ def all_releases(connection: Connection) -> list[Release]:
     """Every release, the newest version first."""
     rows = [_release(row) for row in connection.execute(select(releases))]
     return sorted(rows, key=_newness, reverse=True)
+
+
+def newest(found: Iterable[Release], platform: str = DEFAULT_PLATFORM) -> Release | None:
+    """The release to offer for a platform, of `all_releases`; None if there is none."""
+    return next((r for r in found if r.active and r.platform == platform), None)
 
 
 def version_key(version: str) -> tuple[int, ...]:

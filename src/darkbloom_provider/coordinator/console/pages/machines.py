@@ -23,6 +23,7 @@ from darkbloom_provider.coordinator.console.views.machines import MachineCard, M
 from darkbloom_provider.coordinator.console.visit import Visit, go
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter, SeriesPoint, Sum
 from darkbloom_provider.coordinator.owner_views import HistoryRow
+from darkbloom_provider.coordinator.public import releases
 from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.replies import ApiError
 
@@ -53,6 +54,7 @@ async def show_one(visit: Visit) -> Response:
 
 def _machines(connection: Connection, visit: Visit) -> MachinesView:
     account, hub = visit.owner.account_id, visit.console.hub
+    release = releases.newest(releases.all_releases(connection))
     return views.view(
         _connected(visit),
         device_login.linked_devices(connection, account),
@@ -62,7 +64,7 @@ def _machines(connection: Connection, visit: Visit) -> MachinesView:
             rules=hub.rules,
             sizes={model.id: model.size_gb for model in visit.console.services.catalogue.entries},
             failures=hub.limits.challenge_failures,
-            newest=__version__,
+            newest=__version__ if release is None else release.version,
         ),
         now=hub.sources.monotonic(),
     )
