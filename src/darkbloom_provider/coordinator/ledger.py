@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
-from darkbloom_provider.coordinator import books, referrals
+from darkbloom_provider.coordinator import books, earning_totals, referrals
 from darkbloom_provider.coordinator.books import (
     Balance,
     InsufficientFundsError,
@@ -24,7 +24,6 @@ from darkbloom_provider.coordinator.books import (
 )
 from darkbloom_provider.coordinator.schema import (
     coordinator_runs,
-    earnings,
     jobs,
     wallet_payouts,
 )
@@ -419,7 +418,7 @@ def _record(connection: Connection, job: Row[Any], serving: Serving, now: dateti
     if job.beneficiary is None:
         return
     if serving.account_id is not None:
-        connection.execute(insert(earnings).values(account_id=job.beneficiary, **row))
+        earning_totals.record(connection, [{"account_id": job.beneficiary, **row}])
     else:
         connection.execute(
             insert(wallet_payouts).values(address=job.beneficiary, settled=False, **row)

@@ -23,7 +23,7 @@ from darkbloom_provider.coordinator.console.pages import earn as earn_pages
 from darkbloom_provider.coordinator.console.pages.earn import csv_row
 from darkbloom_provider.coordinator.console.rendering import HEADERS
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
-from darkbloom_provider.coordinator.earnings_views import EarningsFilter
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
 from support.books import CONSUMER, LINKED, NOON, QWEN, Shop
 from support.console import PASSWORD, Document, Visitor, visitor
