@@ -29,6 +29,8 @@ class Scale:
     """How long an idle daemon is watched."""
     unload: bool = True
     """Whether to wait until it has let go of its idle model, which takes more than a minute."""
+    sessions: int = 1_000
+    """Providers that are connected at once."""
     shape: model.Shape = model.FULL
 
 
@@ -44,6 +46,7 @@ SLICE = Scale(
     load_s=0.1,
     idle_s=0.2,
     unload=False,
+    sessions=20,
     shape=model.TINY,
 )
 """Small enough for the tests: shows that the measuring works, and measures nothing."""

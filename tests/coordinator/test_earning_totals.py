@@ -7,7 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,10 @@ def _filters() -> list[EarningsFilter]:
     chance = random.Random(7)
     instants = [NOON + chance.randrange(-24, 9 * 24) * timedelta(hours=1) for _ in range(12)]
     instants += [midnight(instant) for instant in instants[:6]]
-    spans = [(None, None), *((one, None) for one in instants[:3])]
+    spans: list[tuple[datetime | None, datetime | None]] = [(None, None)]
+    spans += [(one, None) for one in instants[:3]]
     spans += [(None, one) for one in instants[:3]]
-    spans += [tuple(sorted(pair)) for pair in itertools.pairwise(instants)]
+    spans += [(min(pair), max(pair)) for pair in itertools.pairwise(instants)]
     return [
         EarningsFilter(start, end, model, key)
         for (start, end), model, key in zip(

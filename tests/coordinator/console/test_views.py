@@ -13,8 +13,8 @@ from darkbloom_provider.coordinator.console.views import earn, machines, network
 from darkbloom_provider.coordinator.console.views.choice import Choice, pager, read_choice
 from darkbloom_provider.coordinator.console.views.concerns import Concern, Connected, warnings
 from darkbloom_provider.coordinator.device_login import LinkedDevice
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.earnings_views import (
-    EarningsFilter,
     LeaderboardRow,
     NetworkTotals,
     Sum,
