@@ -240,15 +240,15 @@ class Database:
 
 def _attempt(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:
     try:
-        savepoint = connection.begin_nested()
+        connection.exec_driver_sql("SAVEPOINT operation")
         try:
             value = operation(connection)
-            savepoint.commit()
+            connection.exec_driver_sql("RELEASE SAVEPOINT operation")
         except BaseException as error:
             if isinstance(error, DatabaseError) and _is_storage(error):
                 # SQLite may have rolled everything back by itself, this savepoint included.
                 raise
-            savepoint.rollback()
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
             return _Outcome(error=error)
     except DatabaseError as error:
         raise _StorageFailedError from error

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Select,
     Subquery,
+    bindparam,
     case,
     cast,
     func,
@@ -40,40 +41,47 @@ UNNAMED_MACHINE: Final = ""
 """The machine of earnings that were recorded without one."""
 
 _totals = earning_totals.c
-_KEY: Final = ("account_id", "day", "model", "provider_key", "machine_id")
+_at = bindparam("at", type_=Instant)
+
+# Built once, as in `books`.
+_EARNING = insert(earnings)
+_BEGIN = insert(earning_totals)
+_ADD = (
+    update(earning_totals)
+    .where(*(column == bindparam(f"its_{column.name}") for column in earning_totals.primary_key))
+    .values(
+        jobs=_totals.jobs + 1,
+        amount=_totals.amount + bindparam("its_amount"),
+        prompt_tokens=_totals.prompt_tokens + bindparam("its_prompt_tokens"),
+        completion_tokens=_totals.completion_tokens + bindparam("its_completion_tokens"),
+        first_at=case((_totals.first_at > _at, _at), else_=_totals.first_at),
+        last_at=case((_totals.last_at < _at, _at), else_=_totals.last_at),
+    )
+)
 
 
 def record(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write earnings, each a row of that table without its id, and count them."""
     for row in rows:
-        connection.execute(insert(earnings).values(**row))
+        connection.execute(_EARNING, dict(row))
         _count(connection, row)
 
 
 def _count(connection: Connection, row: Mapping[str, Any]) -> None:
     at: datetime = row["created_at"]
-    key = {
-        **{name: row[name] for name in _KEY if name != "day"},
+    total = {
+        "account_id": row["account_id"],
         "day": midnight(at),
+        "model": row["model"],
+        "provider_key": row["provider_key"],
         "machine_id": row["machine_id"] or UNNAMED_MACHINE,
-    }
-    one = {
         "amount": row["amount"],
-        "jobs": 1,
         "prompt_tokens": row["prompt_tokens"],
         "completion_tokens": row["completion_tokens"],
     }
-    counted = connection.execute(
-        update(earning_totals)
-        .where(*(_totals[name] == value for name, value in key.items()))
-        .values(
-            **{name: _totals[name] + value for name, value in one.items()},
-            first_at=case((_totals.first_at > at, literal(at, Instant)), else_=_totals.first_at),
-            last_at=case((_totals.last_at < at, literal(at, Instant)), else_=_totals.last_at),
-        )
-    )
-    if counted.rowcount == 0:
-        connection.execute(insert(earning_totals).values(**key, **one, first_at=at, last_at=at))
+    one_more = {f"its_{name}": value for name, value in total.items()}
+    if connection.execute(_ADD, {**one_more, "at": at}).rowcount == 0:
+        connection.execute(_BEGIN, {**total, "jobs": 1, "first_at": at, "last_at": at})
 
 
 def midnight(instant: datetime) -> datetime:
