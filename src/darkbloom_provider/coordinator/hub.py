@@ -7,9 +7,10 @@ inference endpoint asks it for a place. Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator.attempts import (
@@ -173,7 +174,20 @@ class Hub:
             case InferenceError():
                 self._fail(session, attempt, provider_failure(message.error, message.status_code))
             case InferenceComplete():
-                await self._complete(session, attempt, message)
+                settling = self.completed(session, message)
+                if settling is not None:
+                    await settling
+
+    def completed(
+        self, session: Session, message: InferenceComplete
+    ) -> Coroutine[Any, Any, None] | None:
+        """The settlement of a job that is done, to be awaited; None if there is no such job.
+
+        From now on a second completion finds nothing, and what else the provider says need not
+        wait for the ledger.
+        """
+        attempt = session.attempts.pop(message.request_id, None)
+        return None if attempt is None else self._settle(session, attempt, message)
 
     async def _take_chunk(
         self, session: Session, attempt: Attempt, chunk: InferenceResponseChunk
@@ -191,11 +205,7 @@ class Hub:
         attempt.end(SlowConsumerError())
         await session.wire.send(Cancel(request_id=attempt.job_id), self.timing.write_cancel)
 
-    async def _complete(
-        self, session: Session, attempt: Attempt, message: InferenceComplete
-    ) -> None:
-        # Out of the list first: a second completion finds nothing.
-        session.attempts.pop(attempt.job_id, None)
+    async def _settle(self, session: Session, attempt: Attempt, message: InferenceComplete) -> None:
         try:
             await attempt.tab.settle(attempt.job_id, session.serving, message.usage)
         except DarkbloomError as error:
