@@ -81,6 +81,7 @@ WHO = {
     ("POST", "/v1/admin/credit"): OPERATOR,
     ("POST", "/v1/admin/reward"): OPERATOR,
     ("GET", "/v1/admin/users"): OPERATOR,
+    ("GET", "/v1/admin/routing"): OPERATOR,
     # Says who it is in its first message; `test_hub_registration` is about what that is worth.
     ("WEBSOCKET", "/ws/provider"): ANYBODY,
 }

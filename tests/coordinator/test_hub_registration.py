@@ -248,6 +248,57 @@ async def test_a_runtime_that_is_not_listed_is_told_and_gets_no_work(tmp_path: P
         assert manifest["runtime_hashes"] == {"good": True}
 
 
+async def test_a_provider_is_told_why_it_is_not_routed_and_when_that_is_over(
+    tmp_path: Path,
+) -> None:
+    hot = SystemMetrics(thermal_state="critical")
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, idle, extensions=("routing_status",)) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        for _ in range(3):
+            await provider.heartbeat(system_metrics=hot)
+        await net.until(lambda: len(provider.reasons) == 1)
+        [reason] = provider.reasons[0].reasons
+        assert (reason.code, reason.what) == ("heat", "is too hot")
+        assert "cool" in reason.next_step
+        await provider.heartbeat()
+        await net.until(lambda: len(provider.reasons) == 2)
+        assert provider.reasons[1].routable
+        assert provider.reasons[1].reasons == ()
+        # What does not change is not repeated.
+        await provider.heartbeat()
+        await (await provider.connection.ping())
+        assert len(provider.reasons) == 2
+
+
+async def test_a_provider_below_the_trust_floor_is_told_so_after_its_first_challenge(
+    tmp_path: Path,
+) -> None:
+    async with (
+        network(tmp_path, policy=Policy(min_trust="hardware")) as net,
+        scripted_provider(net.ws_url, idle, extensions=("routing_status",)) as provider,
+    ):
+        await net.until(lambda: bool(provider.reasons))
+        [told] = provider.reasons
+        assert not told.routable
+        assert [reason.code for reason in told.reasons] == ["low_trust"]
+
+
+async def test_a_provider_of_another_make_is_never_sent_a_message_it_may_not_know(
+    tmp_path: Path,
+) -> None:
+    async with (
+        network(tmp_path, policy=Policy(min_trust="hardware")) as net,
+        scripted_provider(net.ws_url, idle) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        await provider.heartbeat()
+        await (await provider.connection.ping())
+        assert provider.reasons == []
+
+
 # ---------------------------------------------------------------- attestation
 
 

@@ -13,7 +13,7 @@ from typing import get_args
 import click
 
 from darkbloom_provider import logs
-from darkbloom_provider.cli import coordinator_accounts, coordinator_ledger
+from darkbloom_provider.cli import coordinator_accounts, coordinator_explain, coordinator_ledger
 from darkbloom_provider.cli.context import Invocation, pass_invocation
 from darkbloom_provider.cli.coordinator_state import data_option, database_option
 from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
@@ -62,7 +62,11 @@ def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
 
 
-for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
+for _command in (
+    *coordinator_accounts.COMMANDS,
+    *coordinator_explain.COMMANDS,
+    *coordinator_ledger.COMMANDS,
+):
     command.add_command(_command)
 
 

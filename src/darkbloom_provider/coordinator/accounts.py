@@ -280,6 +280,10 @@ def authenticate(
             "This needs a sign-in, not a key", status=403, error_type="forbidden"
         )
     principal = _principal(connection, bearer, identity=identity, now=now)
+    if guard == "session" and principal is not None and principal.session is None:
+        raise AuthenticationError(
+            "This needs a person who has signed in", status=403, error_type="forbidden"
+        )
     if principal is None or (principal.kind == "device_token" and not device_token):
         raise AuthenticationError("This token or key is not valid here")
     if guard == "user" and principal.user is None:
@@ -299,6 +303,9 @@ def _principal(
             session = identity.sessions.verify(bearer, now=now)
         except InvalidSessionError as error:
             raise AuthenticationError(error.what) from None
+        if session.account_id == ADMIN_ACCOUNT:
+            # Of the operator's own commands (`beside`): nobody can sign in to this account.
+            return Principal("admin", ADMIN_ACCOUNT, None)
         return _of_session(connection, session)
     if identity.is_admin(bearer):
         return Principal("admin", ADMIN_ACCOUNT, None)

@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator import (
     network_routes,
     openapi,
     replies,
+    routing_routes,
 )
 from darkbloom_provider.coordinator.conversation import Conversation
 from darkbloom_provider.coordinator.endpoints import Endpoint
@@ -48,6 +49,7 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
     declared = [
         inference.endpoint(services, hub, books),
         *network_routes.endpoints(services, hub),
+        routing_routes.endpoint(services, hub),
         *desk_endpoints(services),
     ]
     app = application([*declared, openapi.endpoint(declared)], services)

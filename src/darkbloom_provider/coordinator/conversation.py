@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import challenges
+from darkbloom_provider.coordinator.advice import routing_status, same_reasons
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.registration import Registrar
@@ -21,6 +22,7 @@ from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.protocol import codec
 from darkbloom_provider.protocol.codec import FrameError
 from darkbloom_provider.protocol.messages import (
+    ROUTING_STATUS,
     AttestationChallenge,
     AttestationResponse,
     CoordinatorMessage,
@@ -111,6 +113,7 @@ class Conversation:
             case Heartbeat():
                 session.hear(message, self._hub.sources.monotonic())
                 self._hub.serve_waiting()
+                await self._tell_reasons(session)
             case AttestationResponse():
                 self._take_answer(message)
             case Register():
@@ -144,6 +147,8 @@ class Conversation:
             began = clock()
             if self._session is not None:
                 await self._challenge(self._session)
+                self._session.judged = True
+                await self._tell_reasons(self._session)
             await asyncio.sleep(max(0.0, timing.challenge_interval - (clock() - began)))
 
     async def _challenge(self, session: Session) -> None:
@@ -189,10 +194,26 @@ class Conversation:
             await self._wire.send(status, self._hub.timing.write_challenge)
         return session.runtime_verified
 
+    async def _tell_reasons(self, session: Session) -> None:
+        """Tell a provider that understands it why it gets no work, when that has changed."""
+        if ROUTING_STATUS not in session.extensions or not session.judged:
+            return
+        hub = self._hub
+        status = routing_status(
+            session.candidate(),
+            rules=hub.rules,
+            sizes=self._registrar.sizes(),
+            now=hub.sources.monotonic(),
+        )
+        if not same_reasons(status, session.told):
+            session.told = status
+            await self._wire.send(status, hub.timing.write_challenge)
+
     def _passed(self, session: Session, answer: AttestationResponse) -> None:
         session.verified_at = self._hub.sources.monotonic()
         session.sip_verified = True
         session.challenge_failures = 0
+        session.challenge_problem = None
         if session.privacy is not None:
             measured = {
                 "sip_enabled": bool(answer.sip_enabled),
@@ -205,6 +226,7 @@ class Conversation:
         session.verified_at = None
         session.sip_verified = False
         session.challenge_failures += 1
+        session.challenge_problem = verdict.problem
         _log.warning("challenge_failed", session=session.id, reason=verdict.problem)
         if verdict.untrusted or session.challenge_failures >= self._hub.limits.challenge_failures:
             session.distrust()

@@ -272,6 +272,10 @@ class Hub:
             raise unavailable(f"queue timeout: {self._why_nobody(demand)}")
         return waiter.placed.result()
 
+    def waiting(self, model: str) -> int:
+        """How many requests wait for a provider of `model`."""
+        return self._waiting.count(model)
+
     async def release(self, placement: Placement) -> None:
         """A request is over at this provider: give the place back and say so on the wire.
 

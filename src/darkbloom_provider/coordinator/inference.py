@@ -111,7 +111,7 @@ class ChatCompletions:
                 account_id=caller.account_id,
                 model=order.model,
                 price=order.price,
-                prompt_tokens=order.demand.prompt_tokens,
+                prompt_tokens=order.most_prompt_tokens,
                 output_tokens=order.demand.max_output_tokens,
             )
             consumer = Consumer(receive, send, write_patience=self._hub.timing.idle)

@@ -33,6 +33,8 @@ class Order:
     """One chat request, checked. Its content never shows in a representation."""
 
     demand: Demand
+    most_prompt_tokens: int
+    """What is reserved for; the demand has what is expected."""
     price: Price
     stream: bool
     body: bytes = field(repr=False)
@@ -72,6 +74,7 @@ def read_order(body: bytes, catalogue: Catalogue) -> Order:
     )
     return Order(
         demand=demand,
+        most_prompt_tokens=estimate.most_prompt_tokens(document),
         price=catalogue.price(model),
         stream=_stream(document),
         body=_forwarded(document, body),

@@ -41,6 +41,10 @@ class Registrar:
     policy: Policy
     sources: Sources
 
+    def sizes(self) -> dict[str, float]:
+        """GB of each model of the catalogue."""
+        return {entry.id: entry.size_gb for entry in self.catalogue.entries if entry.active}
+
     async def admit(self, register: Register, wire: Wire) -> Session:
         """A session for a provider that has just registered on `wire`.
 
@@ -82,6 +86,7 @@ class Registrar:
             attestation=judgement.blob,
             attested=judgement.valid,
             runtime_verified=not runtime_mismatches(register, self.policy),
+            extensions=frozenset(register.extensions or ()),
         )
 
     async def _link(self, token: str | None, wallet: str | None, machine: str | None) -> str | None:

@@ -25,6 +25,7 @@ from darkbloom_provider.protocol.messages import (
     ModelInfo,
     PrivacyCapabilities,
     Register,
+    RoutingStatus,
     SystemMetrics,
 )
 
@@ -33,6 +34,7 @@ MAX_PREFILL_TPS: Final = 5_000.0
 MAX_BANDWIDTH_GBS: Final = 2_000.0
 MAX_MEMORY_GB: Final = 1_024
 MAX_TOKENS_POTENTIAL: Final = 1_000_000
+TOLD_NOTHING: Final = RoutingStatus(routable=True)
 
 
 class Wire(Protocol):
@@ -82,6 +84,13 @@ class Session:
     verified_at: float | None = None
     sip_verified: bool = False
     challenge_failures: int = 0
+    challenge_problem: str | None = None
+    extensions: frozenset[str] = frozenset()
+    """The messages beyond the network's own that it understands."""
+    judged: bool = False
+    """Whether a challenge of this registration has ended, well or not."""
+    told: RoutingStatus = TOLD_NOTHING
+    """What it was last told of the reasons why it gets no work."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     jobs_completed: int = 0
     jobs_failed: int = 0
@@ -116,6 +125,7 @@ class Session:
             sip_verified=self.sip_verified,
             privacy=self.privacy,
             verified_at=self.verified_at,
+            challenge_problem=self.challenge_problem,
             in_flight=tuple(attempt.load for attempt in self.attempts.values()),
             capacity=self.capacity,
             metrics=self.metrics,

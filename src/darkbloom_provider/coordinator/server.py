@@ -17,7 +17,7 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
-from darkbloom_provider.coordinator import accounts
+from darkbloom_provider.coordinator import accounts, beside
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
@@ -117,7 +117,8 @@ async def running_coordinator(
                 _log.warning("reservations_refunded", count=recovered)
             coordinator = _compose(settings, catalogue, sources, state, listener)
             async with _serving(coordinator, listener):
-                yield coordinator
+                with beside.announced(settings.state_directory, coordinator.base_url):
+                    yield coordinator
 
 
 async def _administered(settings: Settings, database: Database) -> None:
