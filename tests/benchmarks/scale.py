@@ -31,6 +31,10 @@ class Scale:
     """Whether to wait until it has let go of its idle model, which takes more than a minute."""
     sessions: int = 1_000
     """Providers that are connected at once."""
+    decisions: int = 2_000
+    """Choices among them in one round."""
+    earnings: int = 1_000_000
+    """Jobs of a year."""
     shape: model.Shape = model.FULL
 
 
@@ -47,6 +51,8 @@ SLICE = Scale(
     idle_s=0.2,
     unload=False,
     sessions=20,
+    decisions=20,
+    earnings=2_000,
     shape=model.TINY,
 )
 """Small enough for the tests: shows that the measuring works, and measures nothing."""

@@ -23,8 +23,9 @@ from darkbloom_provider.coordinator.attempts import (
 )
 from darkbloom_provider.coordinator.consumer import Consumer
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.quotes import shortlist
 from darkbloom_provider.coordinator.registry import Registry, Session
-from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
+from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, explain_all
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.coordinator.tab import Tab
@@ -81,7 +82,6 @@ class Hub:
     """See the module."""
 
     def __init__(self, settings: Settings, sources: Sources) -> None:
-        self.registry = Registry()
         self.timing = settings.timing
         self.limits = settings.limits
         self.policy = settings.policy
@@ -91,6 +91,7 @@ class Hub:
             fresh_seconds=settings.timing.challenge_fresh,
             max_requests=settings.policy.max_requests,
         )
+        self.registry = Registry(self.rules)
         self.requests = _OpenRequests()
         self.requests.none.set()
         self._waiting = WaitingRoom(settings.limits.queue_per_model)
@@ -159,6 +160,7 @@ class Hub:
 
     def serve_waiting(self) -> None:
         """Something has changed for the better: place whoever waits."""
+        self.registry.refresh()
         self._waiting.serve(self.place)
 
     async def hear(self, session: Session, message: JobMessage) -> None:
@@ -186,7 +188,7 @@ class Hub:
         From now on a second completion finds nothing, and what else the provider says need not
         wait for the ledger.
         """
-        attempt = session.attempts.pop(message.request_id, None)
+        attempt = session.attempts.end(message.request_id)
         return None if attempt is None else self._settle(session, attempt, message)
 
     async def _take_chunk(
@@ -201,7 +203,7 @@ class Hub:
             self._fail(session, attempt, AttemptFailedError("the provider sent an invalid answer"))
             return
         # The consumer's fault, not the provider's: stop it now, the consumer may take minutes.
-        session.attempts.pop(attempt.job_id, None)
+        session.attempts.end(attempt.job_id)
         attempt.end(SlowConsumerError())
         await session.wire.send(Cancel(request_id=attempt.job_id), self.timing.write_cancel)
 
@@ -217,7 +219,7 @@ class Hub:
         self.serve_waiting()
 
     def _fail(self, session: Session, attempt: Attempt, error: AttemptFailedError) -> None:
-        session.attempts.pop(attempt.job_id, None)
+        session.attempts.end(attempt.job_id)
         session.jobs_failed += 1
         attempt.end(error)
         _log.warning("job_failed", session=session.id, job=attempt.job_id, status=error.status_code)
@@ -225,15 +227,17 @@ class Hub:
 
     # ------------------------------------------------------------ requests
 
+    def choose(self, demand: Demand) -> Session | None:
+        """The provider for a request: one of the shortlist, so that equals earn alike."""
+        asked = self.registry.quotes(demand.model)
+        equals = shortlist(asked, demand, now=self.sources.monotonic())
+        return self.registry.get(self.sources.chance.choice(equals).session_id) if equals else None
+
     def place(self, demand: Demand, tab: Tab) -> Placement | None:
         """Take a place for a request at the best provider, or None if there is none now."""
         if self._stopping:
             return None
-        now = self.sources.monotonic()
-        chosen = choose(
-            self.registry.candidates(), demand, self.rules, now=now, chance=self.sources.chance
-        )
-        session = None if chosen is None else self.registry.get(chosen.session_id)
+        session = self.choose(demand)
         if session is None:
             return None
         attempt = Attempt(
@@ -287,7 +291,7 @@ class Hub:
             await placement.session.wire.send(cancel, self.timing.write_cancel)
 
     def _vacate(self, placement: Placement) -> None:
-        placement.session.attempts.pop(placement.attempt.job_id, None)
+        placement.session.attempts.end(placement.attempt.job_id)
         self.serve_waiting()
 
     def count_failure(self, placement: Placement) -> None:
