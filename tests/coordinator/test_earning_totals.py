@@ -128,6 +128,28 @@ def test_every_span_has_the_sum_of_its_earnings(books: Engine) -> None:
             ]
 
 
+def test_pages_far_from_the_newest_row_hold_the_same_rows(
+    books: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pages(connection: Connection, chosen: EarningsFilter) -> list[list[str]]:
+        return [
+            [
+                row.job_id
+                for row in owner_views.history(
+                    connection, OWNER, chosen=chosen, limit=4, offset=offset
+                )
+            ]
+            for offset in (0, 3, 11, 29, JOBS + 1)
+        ]
+
+    with books.begin() as connection:
+        for chosen in _filters():
+            monkeypatch.setattr(views, "SKIPPED_ROW_BY_ROW", 10**9)
+            walked = pages(connection, chosen)
+            monkeypatch.setattr(views, "SKIPPED_ROW_BY_ROW", 1)
+            assert pages(connection, chosen) == walked
+
+
 def test_leaderboard_and_network_count_every_window_exactly(books: Engine) -> None:
     with books.begin() as connection:
         rows = connection.execute(select(earnings)).all()

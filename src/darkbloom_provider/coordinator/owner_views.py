@@ -18,6 +18,7 @@ from darkbloom_provider.coordinator.earnings_views import (
     Sum,
     UsageRow,
     earned_sum,
+    skipped,
     total,
 )
 from darkbloom_provider.coordinator.schema import (
@@ -90,6 +91,7 @@ def history(
     after: HistoryRow | None = None,
 ) -> list[HistoryRow]:
     """Credited jobs, newest first; with `after`, those that come after it in that order."""
+    chosen, offset = skipped(connection, account_id, chosen, offset)
     conditions: list[ColumnElement[bool]] = [
         earnings.c.account_id == account_id,
         *chosen.conditions(),
