@@ -7,11 +7,12 @@ has been paid in, what is reserved, what nobody claimed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from darkbloom_provider.coordinator.schema import accounts, entries, transfers
 from darkbloom_provider.errors import DarkbloomError
@@ -23,9 +24,7 @@ _BALANCE = select(accounts.c.balance, accounts.c.withdrawable).where(
 )
 _KIND = select(accounts.c.kind).where(accounts.c.id == bindparam("account"))
 _OPEN = insert(accounts)
-_BOTH = select(accounts).where(
-    or_(accounts.c.id == bindparam("source"), accounts.c.id == bindparam("target"))
-)
+_HELD = select(accounts).where(accounts.c.id.in_(bindparam("accounts", expanding=True)))
 _HOLD = (
     update(accounts)
     .where(accounts.c.id == bindparam("account"))
@@ -141,64 +140,78 @@ def move(connection: Connection, movement: Movement, now: datetime) -> None:
     Raises:
         LedgerError: An account would go below zero or out of range, or does not exist.
     """
-    if movement.amount == 0:
+    move_all(connection, [movement], now)
+
+
+def move_all(connection: Connection, movements: Iterable[Movement], now: datetime) -> None:
+    """Write transfers, one after the other, as `move` does. All of them, or it raises.
+
+    Each account is read and written once, however many of them touch it.
+    """
+    moving = [movement for movement in movements if movement.amount]
+    if not moving:
         return
-    if movement.amount < 0:
+    if any(movement.amount < 0 for movement in moving):
         raise LedgerError("Money moves forward only", why="a negative amount was asked for")
-    changes = (
-        (movement.source, Balance(-movement.amount, -movement.source_withdrawable)),
-        (movement.target, Balance(movement.amount, movement.target_withdrawable)),
-    )
-    held = _held(connection, movement, now)
-    after = {account_id: _after(held[account_id], change) for account_id, change in changes}
-    transfer = {"type": movement.type, "reference": movement.reference, "created_at": now}
-    transfer_id = connection.execute(_TRANSFER, transfer).scalar_one()
+    held = _held(connection, moving, now)
+    now_held = {
+        account_id: Balance(row.balance, row.withdrawable) for account_id, row in held.items()
+    }
+    entered = []
+    for movement in moving:
+        transfer = {"type": movement.type, "reference": movement.reference, "created_at": now}
+        transfer_id = connection.execute(_TRANSFER, transfer).scalar_one()
+        for account_id, change in (
+            (movement.source, Balance(-movement.amount, -movement.source_withdrawable)),
+            (movement.target, Balance(movement.amount, movement.target_withdrawable)),
+        ):
+            after = _after(held[account_id].kind, now_held[account_id], change)
+            now_held[account_id] = after
+            entered.append(
+                {
+                    "transfer_id": transfer_id,
+                    "account_id": account_id,
+                    "amount": change.balance,
+                    "withdrawable": change.withdrawable,
+                    "balance_after": after.balance,
+                }
+            )
     connection.execute(
         _HOLD,
         [
             {"account": account_id, "holds": new.balance, "may_withdraw": new.withdrawable}
-            for account_id, new in after.items()
+            for account_id, new in now_held.items()
         ],
     )
-    connection.execute(
-        _ENTRY,
-        [
-            {
-                "transfer_id": transfer_id,
-                "account_id": account_id,
-                "amount": change.balance,
-                "withdrawable": change.withdrawable,
-                "balance_after": after[account_id].balance,
-            }
-            for account_id, change in changes
-        ],
-    )
+    connection.execute(_ENTRY, entered)
 
 
-def _held(connection: Connection, movement: Movement, now: datetime) -> dict[str, Row[Any]]:
-    """The accounts of a movement, the internal ones made at their first use."""
-    both = {"source": movement.source, "target": movement.target}
-    held = {row.id: row for row in connection.execute(_BOTH, both)}
-    missing = set(both.values()) - set(held)
+def _held(
+    connection: Connection, movements: Sequence[Movement], now: datetime
+) -> dict[str, Row[Any]]:
+    """The accounts of movements, the internal ones made at their first use."""
+    wanted = list(dict.fromkeys(a for m in movements for a in (m.source, m.target)))
+    held = {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
+    missing = set(wanted) - set(held)
     if not missing:
         return held
     if not missing <= INTERNAL:
         raise LedgerError("There is no such account")
     for account_id in missing:
         open_account(connection, account_id, "internal", now)
-    return {row.id: row for row in connection.execute(_BOTH, both)}
+    return {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
 
 
-def _after(row: Row[Any], change: Balance) -> Balance:
+def _after(kind: str, held: Balance, change: Balance) -> Balance:
     """What an account holds after a change.
 
     Raises:
         LedgerError: It may not.
     """
-    balance = row.balance + change.balance
-    withdrawable = row.withdrawable + change.withdrawable
-    if row.kind != "internal" and not 0 <= withdrawable <= balance:
-        raise InsufficientFundsError(needed=-change.balance, available=row.balance)
+    balance = held.balance + change.balance
+    withdrawable = held.withdrawable + change.withdrawable
+    if kind != "internal" and not 0 <= withdrawable <= balance:
+        raise InsufficientFundsError(needed=-change.balance, available=held.balance)
     if abs(balance) > MAX_MICRO_USD:
         raise LedgerError("The amount is out of range")
     return Balance(balance, withdrawable)

@@ -216,7 +216,7 @@ def refund(connection: Connection, reservation_id: str, *, now: datetime) -> Set
         return None
     if row.state != "reserved":
         return _as_settlement(row, applied=False)
-    _give_back(connection, row, row.reserved, "reservation_refund", now)
+    books.move(connection, _back(row, row.reserved, "reservation_refund"), now)
     values = {"reservation": reservation_id, "now": now}
     return _as_settlement(connection.execute(_REFUND, values).one(), applied=True)
 
@@ -357,19 +357,17 @@ def _close(
         _CLOSE,
         {"reservation": reservation_id, **{f"new_{name}": new for name, new in closing.items()}},
     ).one()
-    _give_back(connection, row, row.reserved - cost, job_id, now)
-    _pay(connection, beneficiary, share, job_id, now)
+    moved = [_back(row, row.reserved - cost, job_id), *_paid(beneficiary, share, job_id)]
     if referrer is not None:
-        _reward(connection, referrer, share.reward, job_id, now)
+        moved.append(_reward(referrer, share.reward, job_id))
+    books.move_all(connection, moved, now)
     _record(connection, settled, serving, now)
     return _as_settlement(settled, applied=True, clamped=asked > row.reserved)
 
 
-def _give_back(
-    connection: Connection, job: Row[Any], amount: int, reference: str, now: datetime
-) -> None:
+def _back(job: Row[Any], amount: int, reference: str) -> Movement:
     # What was really spent comes from credit first, so the withdrawable part returns first.
-    movement = Movement(
+    return Movement(
         type="refund",
         reference=reference,
         source=books.RESERVATIONS,
@@ -377,7 +375,6 @@ def _give_back(
         amount=amount,
         target_withdrawable=min(job.withdrawable_reserved, amount),
     )
-    books.move(connection, movement, now)
 
 
 def _beneficiary(connection: Connection, serving: Serving, now: datetime) -> str | None:
@@ -390,9 +387,7 @@ def _beneficiary(connection: Connection, serving: Serving, now: datetime) -> str
     return wallet
 
 
-def _pay(
-    connection: Connection, beneficiary: str | None, share: money.Split, job_id: str, now: datetime
-) -> None:
+def _paid(beneficiary: str | None, share: money.Split, job_id: str) -> tuple[Movement, Movement]:
     payout = Movement(
         type="payout",
         reference=job_id,
@@ -408,13 +403,12 @@ def _pay(
         target=books.PLATFORM,
         amount=share.platform,
     )
-    for movement in (payout, fee):
-        books.move(connection, movement, now)
+    return payout, fee
 
 
-def _reward(connection: Connection, referrer: str, amount: int, job_id: str, now: datetime) -> None:
-    """Give whoever brought the consumer their part of the fee."""
-    movement = Movement(
+def _reward(referrer: str, amount: int, job_id: str) -> Movement:
+    """To whoever brought the consumer, their part of the fee."""
+    return Movement(
         type=referrals.REWARD_TYPE,
         reference=job_id,
         source=books.RESERVATIONS,
@@ -422,7 +416,6 @@ def _reward(connection: Connection, referrer: str, amount: int, job_id: str, now
         amount=amount,
         target_withdrawable=amount,
     )
-    books.move(connection, movement, now)
 
 
 def _record(connection: Connection, job: Row[Any], serving: Serving, now: datetime) -> None:
