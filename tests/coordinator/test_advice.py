@@ -37,6 +37,7 @@ def test_a_provider_that_can_get_work_is_told_nothing() -> None:
     [
         ({"status": "untrusted"}, [("untrusted", None)]),
         ({"runtime_verified": False, "verified_at": None}, [("runtime", None)]),
+        ({"outdated": True}, [("version", None)]),
         ({"verified_at": None, "sip_verified": False}, [("challenge", None)]),
         ({"verified_at": NOW - 361}, [("stale_challenge", None)]),
         ({"public_key": ""}, [("key", None)]),

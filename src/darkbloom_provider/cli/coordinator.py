@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +12,12 @@ from typing import get_args
 import click
 
 from darkbloom_provider import logs
-from darkbloom_provider.cli import coordinator_accounts, coordinator_explain, coordinator_ledger
+from darkbloom_provider.cli import (
+    coordinator_accounts,
+    coordinator_explain,
+    coordinator_ledger,
+    option_checks,
+)
 from darkbloom_provider.cli.context import Invocation, pass_invocation
 from darkbloom_provider.cli.coordinator_state import data_option, database_option
 from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
@@ -40,21 +44,6 @@ from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 
 _NEW_ADMIN_KEY = "put a long random text into it, for example: openssl rand -hex 32"
-
-
-def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> frozenset[str]:
-    for text in texts:
-        if re.fullmatch(r"[0-9a-f]{64}", text) is None:
-            # One that matches nothing would keep every provider out without a word.
-            raise click.BadParameter(f"{text!r} is not 64 hex digits, lower case", param=option)
-    return frozenset(texts)
-
-
-def _web_address(_ctx: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    # Only an origin: cookies, forms and links are made for the whole of one.
-    if text is not None and re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
-        raise click.BadParameter(f"{text!r} is not like https://console.example.org", param=option)
-    return text
 
 
 @click.group("coordinator")
@@ -115,7 +104,7 @@ for _command in (
     "python_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this interpreter (see `darkbloom runtime hash`); repeatable.",
 )
 @click.option(
@@ -123,8 +112,30 @@ for _command in (
     "runtime_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this runtime; may be repeated.",
+)
+@click.option(
+    "--template-hash",
+    "template_hashes",
+    multiple=True,
+    metavar="NAME=HASH",
+    callback=option_checks.template_hashes,
+    help="Take only providers with just the chat templates listed; may be repeated.",
+)
+@click.option(
+    "--binary-hash",
+    "binary_hashes",
+    multiple=True,
+    metavar="HASH",
+    callback=option_checks.hashes,
+    help="Trust no provider that reports another program; may be repeated.",
+)
+@click.option(
+    "--min-version",
+    metavar="VERSION",
+    callback=option_checks.version,
+    help="Take no provider that says it is older, for example 0.4.7.",
 )
 @click.option(
     "--sign-up",
@@ -159,7 +170,7 @@ for _command in (
 @click.option(
     "--console-url",
     metavar="URL",
-    callback=_web_address,
+    callback=option_checks.web_address,
     help="Where browsers find the console, if not at its own address, as behind a proxy with TLS.",
 )
 @pass_invocation
@@ -176,6 +187,9 @@ def serve(
     max_requests: int | None,
     python_hashes: frozenset[str],
     runtime_hashes: frozenset[str],
+    template_hashes: dict[str, str],
+    binary_hashes: frozenset[str],
+    min_version: str | None,
     sign_up: SignUp,
     rate_limit: float,
     payouts: RailName,
@@ -199,6 +213,9 @@ def serve(
             sign_up=sign_up,
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
+            accepted_template_hashes=template_hashes,
+            accepted_binary_hashes=binary_hashes,
+            min_version=min_version,
         ),
         payouts=_payouts(invocation, directory, payouts, sandbox_delay),
         rates=Rates(consumer=_rate(rate_limit)),

@@ -233,7 +233,7 @@ def _seconds(ms: float) -> str:
 
 
 def _indented(text: str) -> Padding:
-    return Padding(Text(text), (0, 0, 0, 2))
+    return Padding(Text(text), (0, 0, 0, 2), expand=False)
 
 
 def _one_line(text: str) -> str:

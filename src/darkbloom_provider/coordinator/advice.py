@@ -16,6 +16,7 @@ TODO: Final[Mapping[Code, str]] = {
     "untrusted": _DOCTOR,
     "low_trust": "ask the coordinator's operator: this machine can prove no more than it does",
     "runtime": "update darkbloom, or ask the coordinator's operator to list its hashes",
+    "version": _UPDATE,
     "challenge": _DOCTOR,
     "stale_challenge": "type `darkbloom stop` and `darkbloom start`, and look again in a minute",
     "key": _UPDATE,

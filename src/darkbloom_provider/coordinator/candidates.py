@@ -60,6 +60,8 @@ class Candidate:
     serial: str | None = None
     challenge_problem: str | None = None
     """What was wrong with the answer to the last challenge; None if it passed or none came yet."""
+    outdated: bool = False
+    """Whether its version is below the operator's minimum."""
 
     @property
     def total_memory_gb(self) -> float:

@@ -126,15 +126,17 @@ class Conversation:
                 await self._hub.hear(session, message)
 
     async def _register(self, message: Register) -> bool:
-        if self._session is not None:
-            self._hub.drop(self._session, "it registered again")
+        before = self._session
         try:
-            self._session = await self._registrar.admit(message, self._wire)
+            fresh = await self._registrar.admit(message, self._wire)
         except LedgerUnavailableError as error:
             _log.error("registration_failed", reason=error.why)
+            if before is not None:
+                self._hub.drop(before, "it could not register again")
             self._session = None
             await self._wire.close(_TRY_AGAIN_LATER, "the coordinator cannot register you now")
             return False
+        self._session = self._hub.renewed(before, fresh)
         await self._hub.join(self._session)
         await self._tell_mismatches(self._session, message)
         return True
@@ -165,12 +167,15 @@ class Conversation:
             self._failed(session, challenges.Verdict("no answer in time"))
             return
         finally:
-            self._asked = self._answer = None
+            if self._asked is asked:  # else a new registration has asked anew
+                self._asked = self._answer = None
         verdict = challenges.judge(
             asked,
             answer,
             registered_key=session.public_key,
             attestation_key=session.attestation.public_key if session.attestation else None,
+            accepted_binaries=self._hub.policy.accepted_binary_hashes,
+            weights=self._registrar.weights(session.active_model),
         )
         if verdict.problem is not None:
             self._failed(session, verdict)

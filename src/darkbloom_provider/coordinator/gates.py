@@ -23,6 +23,7 @@ Code = Literal[
     "untrusted",
     "low_trust",
     "runtime",
+    "version",
     "challenge",
     "stale_challenge",
     "key",
@@ -126,6 +127,8 @@ def _standing(candidate: Candidate, rules: Rules, now: float) -> Iterator[Reason
         yield Reason("low_trust", f"trust level {candidate.trust} is below {rules.min_trust}")
     if not candidate.runtime_verified:
         yield Reason("runtime", "its runtime is not on the operator's list")
+    if candidate.outdated:
+        yield Reason("version", "its version is older than the operator takes")
     if candidate.verified_at is not None:
         age = now - candidate.verified_at
         if age > rules.fresh_seconds:

@@ -138,14 +138,18 @@ class _Network:
 
     async def manifest(self, _request: Request) -> Response:
         policy = self._hub.policy
-        if not policy.accepted_python_hashes and not policy.accepted_runtime_hashes:
+        if not (
+            policy.accepted_python_hashes
+            or policy.accepted_runtime_hashes
+            or policy.accepted_template_hashes
+        ):
             return json_reply({"configured": False})
         return json_reply(
             {
                 "configured": True,
                 "python_hashes": dict.fromkeys(sorted(policy.accepted_python_hashes), True),
                 "runtime_hashes": dict.fromkeys(sorted(policy.accepted_runtime_hashes), True),
-                "template_hashes": {},
+                "template_hashes": dict(sorted(policy.accepted_template_hashes.items())),
             }
         )
 

@@ -7,7 +7,7 @@ provider is then not routed to, or not credited to an account.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -15,14 +15,14 @@ from sqlalchemy import Connection
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import accounts, ledger, sweep
-from darkbloom_provider.coordinator.challenges import runtime_mismatches
+from darkbloom_provider.coordinator.challenges import is_older, runtime_mismatches
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.registry import Session, Wire, clamped_hardware, speeds
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol import attestation
-from darkbloom_provider.protocol.attestation import Judgement
+from darkbloom_provider.protocol.attestation import AttestationBlob, Judgement
 from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
 from darkbloom_provider.protocol.messages import ModelInfo, Register
 
@@ -57,6 +57,8 @@ class Registrar:
             if register.attestation is None
             else attestation.judge(register.attestation, register.public_key)
         )
+        if judgement.blob is not None and judgement.valid:
+            judgement = replace(judgement, problem=self._binary_problem(judgement.blob))
         if register.attestation is not None and not judgement.valid:
             _log.warning("attestation_invalid", reason=judgement.problem)
         machine = machine_identity(register, judgement)
@@ -86,8 +88,19 @@ class Registrar:
             attestation=judgement.blob,
             attested=judgement.valid,
             runtime_verified=not runtime_mismatches(register, self.policy),
+            outdated=is_older(register.version, self.policy.min_version),
             extensions=frozenset(register.extensions or ()),
         )
+
+    def _binary_problem(self, blob: AttestationBlob) -> str | None:
+        accepted = self.policy.accepted_binary_hashes
+        if not blob.binary_hash or not accepted or blob.binary_hash in accepted:
+            return None
+        return "its program is not on the operator's list"
+
+    def weights(self, model: str | None) -> str:
+        """The catalogue's hash of a model's weights; empty if it has none."""
+        return next((e.weight_hash for e in self.catalogue.entries if e.id == model), "")
 
     async def _link(self, token: str | None, wallet: str | None, machine: str | None) -> str | None:
         """The account to credit, with what the wallet had earned moved to it."""

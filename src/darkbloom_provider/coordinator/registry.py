@@ -6,7 +6,7 @@ The hub alone changes a `Session`; everybody else reads a frozen `Candidate` or 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -35,6 +35,8 @@ MAX_PREFILL_TPS: Final = 5_000.0
 MAX_BANDWIDTH_GBS: Final = 2_000.0
 MAX_MEMORY_GB: Final = 1_024
 MAX_TOKENS_POTENTIAL: Final = 1_000_000
+_KEPT: Final = frozenset({"id", "wire", "attempts", "jobs_completed", "jobs_failed", "changed"})
+"""What a connection keeps when it registers again."""
 TOLD_NOTHING: Final = RoutingStatus(routable=True)
 
 
@@ -101,6 +103,8 @@ class Session:
     attestation: AttestationBlob | None = None
     attested: bool = False
     runtime_verified: bool = True
+    outdated: bool = False
+    """Whether its version is below the operator's minimum."""
     status: Status = "online"
     active_model: str | None = None
     warm_models: tuple[str, ...] = ()
@@ -169,6 +173,7 @@ class Session:
             privacy=self.privacy,
             verified_at=self.verified_at,
             challenge_problem=self.challenge_problem,
+            outdated=self.outdated,
             in_flight=tuple(attempt.load for attempt in self.attempts.values()),
             capacity=self.capacity,
             metrics=self.metrics,
@@ -197,6 +202,12 @@ class Session:
         )
         if heartbeat.backend_capacity is not None:
             self.capacity = clamped_capacity(heartbeat.backend_capacity)
+
+    def renew(self, fresh: Session) -> None:
+        """Register again on the same connection: all is new but who it is and what it works on."""
+        for each in fields(self):
+            if each.name not in _KEPT:
+                setattr(self, each.name, getattr(fresh, each.name))
 
     def distrust(self) -> None:
         """Give it no work until its next heartbeat, as the network does."""

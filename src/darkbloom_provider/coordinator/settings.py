@@ -6,6 +6,7 @@ Every duration is here, so that a test can shorten it and nothing waits on a con
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +47,12 @@ class Policy:
     """SHA-256 hex of accepted interpreters. Empty: not checked."""
     accepted_runtime_hashes: frozenset[str] = frozenset()
     """SHA-256 hex of accepted runtimes. Empty: not checked."""
+    accepted_template_hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 hex of each chat template by name: just these and no other. Empty: not checked."""
+    accepted_binary_hashes: frozenset[str] = frozenset()
+    """SHA-256 hex of accepted programs, checked where one is reported. Empty: not checked."""
+    min_version: str | None = None
+    """Providers of an older version get no work. Dotted numbers."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fee_percent <= 100:  # noqa: PLR2004 - a percentage
