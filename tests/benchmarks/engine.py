@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import model, ours
@@ -11,6 +12,8 @@ from benchmarks.raw import raw_generator
 from benchmarks.scale import Scale
 
 BATCHES = (1, 8, 16)
+ROUNDS = 3
+"""Times as many as elsewhere: the bar is three in a hundred below the peer."""
 
 
 def measure(scale: Scale) -> list[Figure]:
@@ -21,6 +24,7 @@ def measure(scale: Scale) -> list[Figure]:
 
 async def _measure(folder: Path, scale: Scale) -> list[Figure]:
     figures = []
+    many = replace(scale, rounds=scale.rounds * ROUNDS)
     # No prompt comes twice: nobody's prompt cache has anything to give.
     mine, theirs = model.Prompts(), model.Prompts()
     async with raw_generator(folder) as raw, ours.loaded_engine(folder) as engine:
@@ -36,5 +40,5 @@ async def _measure(folder: Path, scale: Scale) -> list[Figure]:
                 return await raw.tokens_per_second(prompts, scale.tokens_out)
 
             name = f"engine.decode.b{size}"
-            figures.append(await compared(name, "tokens/s", engine_rate, raw_rate, scale))
+            figures.append(await compared(name, "tokens/s", engine_rate, raw_rate, many))
     return figures

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import math
 import random
 import statistics
 import time
@@ -130,7 +131,8 @@ async def _lag_p99(url: str, scale: Scale) -> float:
         price=lambda _model: Price(50_000, 200_000),
         linked=lambda: True,
         now=lambda: dt.datetime.now(dt.UTC),
-        flush_seconds=0,  # The pace is the engine's here: every word is a chunk.
+        flush_seconds=0,
+        chunks_per_second=math.inf,  # The pace is the engine's here: every word is a chunk.
         max_jobs=STREAMS,
     )
     offer = Offer(models=lambda: (hub.MODEL,), prepare=nothing_to_prepare)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkbloom_provider.engine.pace import PrefillPace
+from darkbloom_provider.engine.pace import PrefillPace, without_padding
 
 
 def pace(busy_tokens: int = 1024, idle_tokens: int = 2048) -> PrefillPace:
@@ -75,14 +75,43 @@ def test_a_crowd_comes_in_groups_so_that_the_first_do_not_wait_for_the_last() ->
     assert tempo.joins(200, [], waiting=1600)
     assert tempo.joins(200, [200] * 4, waiting=800)
     assert not tempo.joins(200, [200] * 5, waiting=600)
-    assert not tempo.joins(200, [200], waiting=200)
+    assert not tempo.joins(200, [200] * 2, waiting=200)
+
+
+def test_those_that_have_begun_are_done_before_newcomers_begin() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)
+    assert tempo.joins(200, [200], waiting=200)
+    assert not tempo.joins(200, [200], waiting=200, begun=True)
+    assert not tempo.joins(200, [200], waiting=200, begun=True, outnumbered=True)
+    assert tempo.joins(20, [200], waiting=20, begun=True)
+
+
+def test_prompts_of_like_length_are_computed_in_one_slice() -> None:
+    assert without_padding(2048, [88, 92, 90, 95]) == 95
+    assert without_padding(64, [88, 92, 90, 95]) == 64
+
+
+def test_prompts_that_are_nearly_done_do_not_wait_for_the_padding_of_others() -> None:
+    assert without_padding(80, [10] * 7 + [74] * 4) == 10
+    assert without_padding(80, [60] * 4 + [1500]) == 80
+
+
+@given(st.integers(1, 3000), st.lists(st.integers(1, 3000), min_size=1, max_size=20))
+def test_a_slice_has_something_of_every_prompt_and_little_padding(
+    tokens: int, lengths: list[int]
+) -> None:
+    cut = without_padding(tokens, lengths)
+    assert 1 <= cut <= min(tokens, max(lengths))
+    padding = sum(max(0, cut - length) for length in lengths)
+    assert padding <= max(32, cut * len(lengths) / 4)
 
 
 def test_the_rest_of_a_crowd_comes_as_one_group() -> None:
     tempo = pace()
     tempo.learn_reading(0.1, 100)
-    assert not tempo.joins(200, [200], waiting=400)
-    assert tempo.joins(200, [200, 200], waiting=200, outnumbered=True)
+    assert not tempo.joins(200, [200] * 3, waiting=400)
+    assert tempo.joins(200, [200] * 3, waiting=400, outnumbered=True)
     assert not tempo.joins(200, [200], waiting=400, overtaking=True, outnumbered=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -283,6 +284,7 @@ async def desk(
         linked=lambda: True,
         now=lambda: NOW,
         flush_seconds=0,
+        chunks_per_second=math.inf,
         max_jobs=max_jobs,
         enclave_key=enclave_key,
     )

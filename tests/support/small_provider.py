@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ async def small_provider(
         linked=lambda: False,
         now=lambda: NOW,
         flush_seconds=flush_seconds,
+        chunks_per_second=math.inf,
     )
     offer = Offer(models=lambda: (MODEL,), prepare=nothing_to_prepare)
     states: list[LinkState] = []

@@ -181,7 +181,7 @@ class JobRunner:
                 job.served.append(text)
                 await job.reply.chunk(channel.payload(text.encode()), usage)
             # What is generated meanwhile comes as one event.
-            await answering.pause(self._terms.flush_seconds)
+            await answering.pause(self._terms.gather_seconds(len(self._jobs)))
 
     async def _complete(self, job: _Job, model: str, usage: Usage) -> None:
         request_id = job.request.request_id

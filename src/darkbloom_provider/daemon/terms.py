@@ -24,6 +24,11 @@ MAX_CHOICES: Final = 32
 """Answers that one request may ask for: all of them must find room in the engine's line."""
 FLUSH_SECONDS: Final = 0.04
 """Least time between two chunks of an answer: the network's coordinator drops what piles up."""
+CHUNKS_PER_SECOND: Final = 160.0
+"""Of all answers together, beyond which each gathers for longer: however little text is in a chunk,
+provider, coordinator and consumer handle it."""
+MOST_FLUSH_SECONDS: Final = 0.1
+"""Most time between two chunks of an answer, however many there are: readers should not notice."""
 SERVED: Final = ALL_FEATURES
 """What is served, in the words of `protocol.requests`."""
 
@@ -140,6 +145,11 @@ class Terms:
     """Whether the latest registration named an account, for the journal."""
     now: Callable[[], dt.datetime]
     flush_seconds: float = FLUSH_SECONDS
+    chunks_per_second: float = CHUNKS_PER_SECOND
     max_jobs: int = MAX_JOBS
     enclave_key: SigningKey | None = None
     """Signs what was answered; None where there is no Secure Enclave."""
+
+    def gather_seconds(self, jobs: int) -> float:
+        """How long text of an answer gathers for its next chunk while so many jobs are served."""
+        return max(self.flush_seconds, min(jobs / self.chunks_per_second, MOST_FLUSH_SECONDS))

@@ -25,7 +25,7 @@ from darkbloom_provider.engine.layers import Layer, merge
 from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.line import Line
 from darkbloom_provider.engine.loading import Weights
-from darkbloom_provider.engine.pace import PrefillPace
+from darkbloom_provider.engine.pace import PrefillPace, without_padding
 from darkbloom_provider.engine.prompt import EncodedPrompt
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.reading import Reading
@@ -252,6 +252,7 @@ class Batch:
             tokens,
             self._reading.left,
             self._line.prompt_tokens,
+            begun=self._reading.begun,
             overtaking=overtaking,
             outnumbered=left <= len(self._decoding),
         )
@@ -281,7 +282,8 @@ class Batch:
         """Compute a piece of the prompts that are under way; those that are done join."""
         reading = len(self._reading)
         most = max(1, self._memory.piece() // reading)
-        tokens = min(self._pace.slice_tokens(reading, decoding=len(self._decoding) > 0), most)
+        slice_ = min(self._pace.slice_tokens(reading, decoding=len(self._decoding) > 0), most)
+        tokens = without_padding(slice_, self._reading.pieces)
         began = self._clock()
         piece = self._reading.read(tokens)
         seconds = self._clock() - began

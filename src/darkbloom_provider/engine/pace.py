@@ -22,10 +22,8 @@ _PROMPTS_SHARE = 0.5
 """Least part of a step's time that goes to prompts, however slow the streams' part is."""
 _TOGETHER_S = 0.12
 """Prompts that take so long together are computed together: splitting them would help nobody."""
-_TOGETHER_SHARE = 0.65
-"""At least this part of all that waits is computed together: more than half of a crowd comes first,
-then the rest, and no more groups: each costs those before it decode steps in small company. Four
-groups instead of two took a tenth of the throughput of sixteen short requests."""
+_PADDING_SHARE = 0.25
+"""Most of a slice that may be padding, because its prompts differ in what is left of them."""
 _OVERTAKES = 2
 """A prompt goes along with those being computed if they have so many times as much left."""
 
@@ -69,6 +67,7 @@ class PrefillPace:
         reading: Sequence[int],
         waiting: int,
         *,
+        begun: bool = False,
         overtaking: bool = False,
         outnumbered: bool = False,
     ) -> bool:
@@ -76,12 +75,16 @@ class PrefillPace:
 
         Prompts computed together get their first tokens together, at the end. One after the other,
         the last is no later and the others are sooner: first come, first served, in groups large
-        enough to keep the machine busy. Short ones do not wait behind a long one.
+        enough to keep the machine busy. The larger half of a crowd comes first, then the rest, and
+        no more groups: each costs those before it decode steps in small company, and four instead
+        of two took a tenth of the throughput of sixteen short requests. Short ones do not wait
+        behind a long one.
 
         Args:
             tokens: What it has to be computed of.
             reading: What is left of those that are being computed.
             waiting: Tokens of all prompts in the line, this one among them.
+            begun: Whether a part of those has been computed already: a newcomer would hold them up.
             overtaking: Whether one that came before it does not join. Only short ones go before
                 it then, which are done before those being computed: a steady stream of others would
                 keep it waiting for ever.
@@ -90,13 +93,12 @@ class PrefillPace:
         """
         if not reading or _OVERTAKES * tokens <= min(reading):
             return True
-        if overtaking:
+        if overtaking or begun:
             return False
-        if outnumbered:
+        if outnumbered or sum(reading) <= waiting:
             return True
         token_s = _TOGETHER_S / _FIRST if self._token_s is None else self._token_s
-        most = max(_TOGETHER_S / token_s, _TOGETHER_SHARE * (waiting + sum(reading)))
-        return sum(reading) + tokens <= most
+        return (sum(reading) + tokens) * token_s <= _TOGETHER_S
 
     def learn_decoding(self, seconds: float) -> None:
         """Take in how long the streams' own part of a step took."""
@@ -107,6 +109,26 @@ class PrefillPace:
         if tokens < _SMALLEST // 2:
             return  # mostly fixed costs: it says nothing about a token
         self._token_s = max(_blend(self._token_s, seconds / tokens), _LEAST_S)
+
+
+def without_padding(tokens: int, lengths: Sequence[int]) -> int:
+    """Where to cut a slice of at most `tokens` of each prompt, so that little of it is padding.
+
+    Rows of a slice are as long as its longest. Those that are nearly done would wait for the
+    padding that newcomers bring them; cut where they end, they are done first.
+
+    Args:
+        tokens: Most that may be computed of each.
+        lengths: What each could be computed of at once.
+    """
+
+    def little(longest: int) -> bool:
+        padding = sum(max(0, longest - length) for length in lengths)
+        return padding <= max(_SMALLEST, _PADDING_SHARE * longest * len(lengths))
+
+    # The shortest always does: it needs no padding.
+    cuts = sorted({min(length, tokens) for length in lengths}, reverse=True)
+    return next(filter(little, cuts))
 
 
 def _blend(known: float | None, measured: float) -> float:

@@ -28,6 +28,8 @@ class Prompt:
     """Tokens to compute, cut where the cache may be kept; without the prompt's last."""
     last: int
     """The prompt's last token."""
+    begun: bool = False
+    """Whether a part of it has been computed here."""
 
     @property
     def left(self) -> int:
@@ -75,6 +77,16 @@ class Reading:
     def left(self) -> list[int]:
         """Tokens of each prompt that are still to be computed."""
         return [prompt.left for prompt in self._prompts]
+
+    @property
+    def pieces(self) -> list[int]:
+        """Tokens of each prompt that one step could compute, up to where it is cut."""
+        return [len(prompt.segments[0]) for prompt in self._prompts]
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of any prompt here has been computed, and the rest has not."""
+        return any(prompt.begun for prompt in self._prompts)
 
     def join(
         self, row: Row, layers: Sequence[Layer] | None, segments: Sequence[Sequence[int]]
@@ -138,6 +150,7 @@ class Reading:
         boundaries = []
         for prompt, piece in zip(self._prompts, pieces, strict=True):
             prompt.row.tokens += piece
+            prompt.begun = True
             rest = prompt.segments[0][len(piece) :]
             prompt.segments[:1] = [rest] if rest else []
             if not rest:
