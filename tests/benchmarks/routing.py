@@ -71,11 +71,11 @@ class _Network:
             size_gb=0.3,
         )
         start = time.perf_counter()
-        session = self._hub.choose(demand)
+        chosen = self._hub.choose(demand)
         elapsed = time.perf_counter() - start
-        if session is None:
+        if chosen is None:
             raise RuntimeError("nobody was chosen")
-        self._give(session, demand)
+        self._give(chosen, demand)
         return elapsed
 
     def _give(self, session: Session, demand: Demand) -> None:

@@ -197,8 +197,8 @@ async def stub_providers(
                 providers.append(provider)
                 await loop.create_connection(
                     lambda provider=provider: provider,  # type: ignore[misc]
-                    address.hostname,
-                    address.port,
+                    address.hostname or "",
+                    address.port or 0,
                 )
                 await provider.verified.wait()
         yield providers
@@ -283,8 +283,8 @@ async def stub_consumers(
         for consumer in consumers:
             await loop.create_connection(
                 lambda consumer=consumer: consumer,  # type: ignore[misc]
-                address.hostname,
-                address.port,
+                address.hostname or "",
+                address.port or 0,
             )
         yield consumers
         async with asyncio.timeout(PATIENCE_S):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,6 @@ from darkbloom_provider.coordinator.candidates import Candidate, Demand, Rules, 
 from darkbloom_provider.coordinator.costs import cost_ms
 from darkbloom_provider.coordinator.gates import may_serve
 from darkbloom_provider.coordinator.quotes import NEAR_TIE_MS, quote, shortlist
-from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.registry import Registry, Session
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import Heartbeat, SystemMetrics
@@ -92,7 +93,7 @@ def session() -> Session:
     plain = candidate()
     return Session(
         id="session-1",
-        wire=SimpleNamespace(),  # type: ignore[arg-type]  # nothing is sent
+        wire=SimpleNamespace(),
         version="",
         backend=plain.backend,
         hardware=SimpleNamespace(memory_gb=64, memory_bandwidth_gbs=546.0),  # type: ignore[arg-type]
@@ -102,22 +103,27 @@ def session() -> Session:
         privacy=plain.privacy,
         decode_tps=0.0,
         prefill_tps=0.0,
-        registered_at=Registrar,  # type: ignore[arg-type]
+        registered_at=datetime(2026, 5, 1, tzinfo=UTC),
         heartbeat_at=NOW,
         sip_verified=True,
         verified_at=NOW,
     )
 
 
+def works(session: Session) -> None:
+    load = jobs(1, MODEL)[0]
+    session.attempts["job"] = SimpleNamespace(load=load)  # type: ignore[assignment]
+
+
 def asked(registry: Registry) -> list[Any]:
     return [each.candidate for each in registry.quotes(MODEL)]
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Session], object]] = {
     "a heartbeat": lambda s: s.hear(Heartbeat(status="serving"), NOW + 1),
     "a challenge": lambda s: setattr(s, "verified_at", NOW + 5),
     "distrust": lambda s: s.distrust(),
-    "a request": lambda s: s.attempts.__setitem__("job", SimpleNamespace(load=jobs(1, MODEL)[0])),
+    "a request": works,
 }
 
 
@@ -134,7 +140,7 @@ def test_what_a_registry_asks_for_follows_every_change(change: str) -> None:
 def test_a_request_that_ends_gives_its_place_back() -> None:
     registry, one = Registry(RULES), session()
     registry.add(one)
-    one.attempts["job"] = SimpleNamespace(load=jobs(1, MODEL)[0])  # type: ignore[assignment]
+    works(one)
     assert asked(registry)[0].in_flight
     one.attempts.end("job")
     assert asked(registry) == [one.candidate()]
