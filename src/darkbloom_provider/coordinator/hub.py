@@ -41,6 +41,8 @@ from darkbloom_provider.protocol.messages import (
 
 JobMessage = InferenceAccepted | InferenceResponseChunk | InferenceComplete | InferenceError
 
+_STALE_QUOTES: Final = 4
+"""How many providers a request may have to ask again before it is placed."""
 REPLACED: Final = "replaced by new connection from same device"
 
 _log = logs.get("coordinator")
@@ -142,7 +144,7 @@ class Hub:
 
     def serve_waiting(self) -> None:
         """Something has changed for the better: place whoever waits."""
-        self.registry.refresh()
+        self.registry.refresh(beyond=_STALE_QUOTES)
         self._waiting.serve(self.place)
 
     async def hear(self, session: Session, message: JobMessage) -> None:

@@ -66,7 +66,8 @@ class Attempts(dict[str, Attempt]):
     def end(self, job_id: str) -> Attempt | None:
         """Take out what it no longer works on; None if it was not there."""
         attempt = self.pop(job_id, None)
-        self._session.touched()
+        if attempt is not None:
+            self._session.touched()
         return attempt
 
     def clear(self) -> None:
@@ -260,8 +261,13 @@ class Registry:
         self.refresh()
         return self._quotes.get(model, {}).values()
 
-    def refresh(self) -> None:
-        """Ask those that have changed. Soon after each change, so that no request waits for all."""
+    def refresh(self, *, beyond: int = 0) -> None:
+        """Ask those that have changed, if they are more than `beyond`.
+
+        To be called after changes too: no request must wait until everybody has been asked.
+        """
+        if len(self._stale) <= beyond:
+            return
         stale, self._stale = self._stale, {}
         for session in stale.values():
             self._forget(session.id)

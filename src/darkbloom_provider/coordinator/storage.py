@@ -20,6 +20,8 @@ from darkbloom_provider import paths
 from darkbloom_provider.errors import AlreadyRunningError, DarkbloomError, UsageError
 
 READERS: Final = 2
+_CACHE_KIB: Final = 32_768
+_CHECKPOINT_PAGES: Final = 8_000
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long a writer waits for its turn."""
 
@@ -201,6 +203,9 @@ def sqlite_engine(path: Path, *, writes: bool) -> Engine:
             f"busy_timeout = {BUSY_TIMEOUT_MS}",
             "journal_mode = WAL",
             "synchronous = FULL",
+            f"cache_size = -{_CACHE_KIB}",
+            # Each checkpoint waits for the disk twice; the default is every few dozen jobs.
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
             # macOS: fsync alone does not reach the platter. Without effect elsewhere.
             "fullfsync = ON",
             "checkpoint_fullfsync = ON",
