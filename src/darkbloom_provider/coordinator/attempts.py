@@ -150,6 +150,10 @@ class Attempt:
             self._end = how
             self._wake.set()
 
+    def close(self) -> None:
+        """It is over on both sides."""
+        self._patience.stop()
+
     # ------------------------------------------------------------ the consumer's side
 
     def abandon(self) -> None:

@@ -277,6 +277,7 @@ class Hub:
 
     def _vacate(self, placement: Placement) -> None:
         placement.session.attempts.end(placement.attempt.job_id)
+        placement.attempt.close()
         self.serve_waiting()
 
     def count_failure(self, placement: Placement) -> None:

@@ -29,14 +29,19 @@ class Patience:
         self.over = False
         self._deadline = deadline = loop.time() + seconds
         if self._timer is not None and self._timer.when() > deadline:
-            self._timer.cancel()
-            self._timer = None
+            self.stop()
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._look, loop)
         try:
             yield self
         finally:
             self._deadline = None
+
+    def stop(self) -> None:
+        """Nobody will wait again: leave no timer behind. Again is harmless."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
