@@ -35,7 +35,9 @@ _ACCOUNT = "INSERT INTO accounts VALUES (:owner, 'user', 0, 0, 0)"
 _EARNINGS = """
 INSERT INTO earnings (account_id, provider_id, provider_key, machine_id, job_id, model, amount,
   prompt_tokens, completion_tokens, created_at)
-WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :jobs)
+WITH RECURSIVE numbers (n) AS (
+  SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM numbers WHERE n < :jobs
+)
 SELECT :owner, 'session', 'key-' || (n % 4), 'machine-' || (n % 4), 'job-' || n,
   'model-' || CASE n % 10000 WHEN 0 THEN 3 ELSE n % 3 END,
   100 + n % 900, 50, n % 700, :first + n * :step
