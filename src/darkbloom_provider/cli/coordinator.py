@@ -37,6 +37,7 @@ from darkbloom_provider.coordinator.settings import (
     Rates,
     Settings,
     SignUp,
+    TrustLevel,
 )
 from darkbloom_provider.coordinator.storage import parse_url
 from darkbloom_provider.errors import UsageError
@@ -138,6 +139,13 @@ for _command in (
     help="Take no provider that says it is older, for example 0.4.7.",
 )
 @click.option(
+    "--min-trust",
+    type=click.Choice(["none", "self_signed"]),
+    default="none",
+    show_default=True,
+    help="What a provider must have proved; self_signed is a valid attestation of its own.",
+)
+@click.option(
     "--sign-up",
     type=click.Choice(get_args(SignUp)),
     default="invite",
@@ -190,6 +198,7 @@ def serve(
     template_hashes: dict[str, str],
     binary_hashes: frozenset[str],
     min_version: str | None,
+    min_trust: TrustLevel,
     sign_up: SignUp,
     rate_limit: float,
     payouts: RailName,
@@ -216,6 +225,7 @@ def serve(
             accepted_template_hashes=template_hashes,
             accepted_binary_hashes=binary_hashes,
             min_version=min_version,
+            min_trust=min_trust,
         ),
         payouts=_payouts(invocation, directory, payouts, sandbox_delay),
         rates=Rates(consumer=_rate(rate_limit)),

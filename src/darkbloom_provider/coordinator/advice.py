@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from darkbloom_provider.coordinator.candidates import Candidate, Demand, Rules
-from darkbloom_provider.coordinator.gates import Code, machine_reasons, model_reasons
+from darkbloom_provider.coordinator.gates import Code, Reason, machine_reasons, model_reasons
 from darkbloom_provider.protocol.messages import RoutingReason, RoutingStatus
 
 _DOCTOR: Final = "type `darkbloom doctor`, it says what is wrong"
@@ -46,6 +46,15 @@ _FIGURES: Final = frozenset({"stale_challenge", "memory"})
 _SHOWN_MODELS: Final = 32
 
 
+def told_reasons(candidate: Candidate, rules: Rules, now: float) -> list[Reason]:
+    """What keeps a machine from every request, without what only follows from something else."""
+    found = list(machine_reasons(candidate, rules, now))
+    for cause, consequences in _CONSEQUENCES.items():
+        if any(reason.code == cause for reason in found):
+            found = [reason for reason in found if reason.code not in consequences]
+    return found
+
+
 def routing_status(
     candidate: Candidate, *, rules: Rules, sizes: Mapping[str, float], now: float
 ) -> RoutingStatus:
@@ -57,10 +66,7 @@ def routing_status(
         sizes: GB of each model of the catalogue.
         now: Of the coordinator's monotonic clock.
     """
-    found = list(machine_reasons(candidate, rules, now))
-    for cause, consequences in _CONSEQUENCES.items():
-        if any(reason.code == cause for reason in found):
-            found = [reason for reason in found if reason.code not in consequences]
+    found = told_reasons(candidate, rules, now)
     told = [RoutingReason(code=r.code, what=r.text, next_step=TODO[r.code]) for r in found]
     barred = 0
     for model in sorted(candidate.models)[:_SHOWN_MODELS]:

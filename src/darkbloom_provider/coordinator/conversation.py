@@ -147,10 +147,10 @@ class Conversation:
         clock, timing = self._hub.sources.monotonic, self._hub.timing
         while True:
             began = clock()
-            if self._session is not None:
-                await self._challenge(self._session)
-                self._session.judged = True
-                await self._tell_reasons(self._session)
+            if (session := self._session) is not None:
+                await self._challenge(session)
+                session.judged = True
+                await self._tell_reasons(session)
             await asyncio.sleep(max(0.0, timing.challenge_interval - (clock() - began)))
 
     async def _challenge(self, session: Session) -> None:
@@ -201,9 +201,13 @@ class Conversation:
 
     async def _tell_reasons(self, session: Session) -> None:
         """Tell a provider that understands it why it gets no work, when that has changed."""
-        if ROUTING_STATUS not in session.extensions or not session.judged:
-            return
         hub = self._hub
+        if (
+            ROUTING_STATUS not in session.extensions
+            or not session.judged
+            or session not in hub.registry
+        ):
+            return
         status = routing_status(
             session.candidate(),
             rules=hub.rules,
