@@ -56,15 +56,18 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     return loop
 
 
+def waiting_at(loop: Loop, waiting: Patience, moment: float) -> bool:
+    """Whether a wait is over by then."""
+    loop.pass_to(moment)
+    return waiting.over
+
+
 def test_a_wait_that_lasts_too_long_is_ended_once(loop: Loop) -> None:
     lost: list[float] = []
     waits = Patience(lambda: lost.append(loop.now))
     with waits.of(5) as waiting:
-        loop.pass_to(4.9)
-        assert not waiting.over
-        loop.pass_to(5)
-        assert waiting.over
-        loop.pass_to(100)
+        seen = [waiting_at(loop, waiting, moment) for moment in (4.9, 5, 100)]
+    assert seen == [False, True, True]
     assert lost == [5]
     assert loop.waiting() == []
 
@@ -78,10 +81,8 @@ def test_each_wait_has_its_whole_time(loop: Loop) -> None:
             loop.pass_to(start + 3.9)
             assert not waiting.over
     with waits.of(5) as waiting:
-        loop.pass_to(44.8)
-        assert not waiting.over
-        loop.pass_to(44.9)
-        assert waiting.over
+        seen = [waiting_at(loop, waiting, moment) for moment in (44.8, 44.9)]
+    assert seen == [False, True]
     assert lost == [44.9]
 
 
