@@ -97,9 +97,17 @@ def pages(engine: Engine, scale: Scale) -> dict[str, float]:
             "the last page": Choice(page=last),
         }
         return {
-            name: _median(lambda choice=choice: earn.earned(connection, OWNER, choice, NOW), scale)  # type: ignore[misc]
+            name: _median(lambda choice=choice: _page(connection, choice), scale)  # type: ignore[misc]
             for name, choice in choices.items()
         }
+
+
+def _page(connection: Connection, choice: Choice) -> None:
+    """All that the page reads of earnings: its head, then the rest."""
+    views.account_earnings(connection, OWNER, limit=0)
+    for days in (1, 7):
+        owner_views.earned_since(connection, OWNER, NOW - timedelta(days=days))
+    earn.earned(connection, OWNER, choice, NOW)
 
 
 def others(engine: Engine, scale: Scale) -> dict[str, float]:

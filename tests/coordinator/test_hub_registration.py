@@ -528,6 +528,13 @@ async def test_a_valid_attestation_is_self_signed_and_replaces_the_same_machine(
     ):
         session = await registered(net)
         assert (session.trust, session.serial) == ("self_signed", "TESTSERIAL01")
+        [shown] = (await net.http.get("/v1/providers/attestation")).json()["providers"]
+        assert "system_volume_hash" not in shown
+        assert session.attestation is not None
+        volume = {"system_volume_hash": "ab" * 32}
+        session.attestation = session.attestation.model_copy(update=volume)
+        [shown] = (await net.http.get("/v1/providers/attestation")).json()["providers"]
+        assert shown | volume == shown
         async with scripted_provider(net.ws_url, idle, keys=keys, **fields):
             await old.connection.wait_closed()
             assert old.connection.close_code == 1000

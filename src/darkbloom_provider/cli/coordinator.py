@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -16,13 +17,20 @@ from darkbloom_provider.cli import (
     coordinator_accounts,
     coordinator_explain,
     coordinator_ledger,
+    coordinator_offer,
     option_checks,
 )
 from darkbloom_provider.cli.context import Invocation, pass_invocation
-from darkbloom_provider.cli.coordinator_state import data_option, database_option
+from darkbloom_provider.cli.coordinator_state import (
+    catalogue_option,
+    data_option,
+    database_option,
+    read_text,
+)
 from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
 from darkbloom_provider.coordinator.server import (
     ADMIN_KEY_FILE,
+    RELEASE_KEY_FILE,
     RunningCoordinator,
     running_coordinator,
 )
@@ -56,6 +64,7 @@ for _command in (
     *coordinator_accounts.COMMANDS,
     *coordinator_explain.COMMANDS,
     *coordinator_ledger.COMMANDS,
+    *coordinator_offer.COMMANDS,
 ):
     command.add_command(_command)
 
@@ -71,14 +80,7 @@ for _command in (
 )
 @data_option
 @database_option
-@click.option(
-    "--catalog",
-    "--catalogue",
-    "catalogue",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="PATH",
-    help="Models and prices (TOML) instead of the built-in ones.",
-)
+@catalogue_option
 @click.option(
     "--admin-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -93,6 +95,11 @@ for _command in (
     show_default=True,
     metavar="PERCENT",
     help="The platform's share of every job.",
+)
+@click.option(
+    "--personal-prices",
+    is_flag=True,
+    help="Let owners ask for less than the price of a model (PUT /v1/pricing).",
 )
 @click.option(
     "--max-requests",
@@ -168,6 +175,12 @@ for _command in (
     help="How owners are paid out. The sandbox moves no money, and says so everywhere.",
 )
 @click.option(
+    "--deposits/--no-deposits",
+    default=True,
+    show_default=True,
+    help="Whether people can buy credit, over the same rail. In the sandbox it costs nothing.",
+)
+@click.option(
     "--sandbox-delay",
     type=click.FloatRange(min=0),
     default=24.0,
@@ -189,9 +202,10 @@ def serve(
     port: int,
     data: Path | None,
     database: str | None,
-    catalogue: Path | None,
+    catalogue: Catalogue,
     admin_key_file: Path | None,
     fee_percent: int,
+    personal_prices: bool,
     max_requests: int | None,
     python_hashes: frozenset[str],
     runtime_hashes: frozenset[str],
@@ -202,6 +216,7 @@ def serve(
     sign_up: SignUp,
     rate_limit: float,
     payouts: RailName,
+    deposits: bool,
     sandbox_delay: float,
     console_url: str | None,
 ) -> None:
@@ -215,9 +230,11 @@ def serve(
         host=host,
         port=port,
         database=database,
-        admin_key=_admin_key(admin_key_file or _made_by_init(directory)),
+        admin_key=_operator_key(admin_key_file or _kept(directory, ADMIN_KEY_FILE)),
+        release_key=_operator_key(_kept(directory, RELEASE_KEY_FILE)),
         policy=Policy(
             fee_percent=fee_percent,
+            personal_prices=personal_prices,
             max_requests=max_requests,
             sign_up=sign_up,
             accepted_python_hashes=python_hashes,
@@ -227,13 +244,12 @@ def serve(
             min_version=min_version,
             min_trust=min_trust,
         ),
-        payouts=_payouts(invocation, directory, payouts, sandbox_delay),
+        payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
     )
-    models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)
-    asyncio.run(_serve(invocation, settings, models, custom_data=data is not None))
+    asyncio.run(_serve(invocation, settings, catalogue, custom_data=data is not None))
 
 
 async def _serve(
@@ -284,6 +300,7 @@ def _payouts(
         delay,
         stripe_secret("secret-key", directory=directory, environ=environ),
         stripe_secret("webhook-secret", directory=directory, environ=environ),
+        stripe_secret("checkout-webhook-secret", directory=directory, environ=environ),
     )
 
 
@@ -317,44 +334,31 @@ def _unusual(settings: Settings) -> list[str]:
         lines.append(f"Payouts:     {'none' if rail == 'off' else rail}")
     if rail == "stripe" and settings.payouts.stripe_webhook_secret is None:
         lines.append("             No webhook secret: payouts are asked about, hours later.")
+    if rail == "stripe" and settings.payouts.stripe_checkout_secret is None:
+        lines.append("             No checkout webhook secret: credit is given when payers return.")
     return lines
 
 
-def _admin_key(path: Path | None) -> Secret | None:
+def _operator_key(path: Path | None) -> Secret | None:
     if path is None:
         return None
-    text = _read(path).strip()
+    text = read_text(path).strip()
     if not text:
-        raise UsageError(f"The admin key file {path} is empty", next_step=_NEW_ADMIN_KEY)
+        raise UsageError(f"The key file {path} is empty", next_step=_NEW_ADMIN_KEY)
     if len(text) < MIN_ADMIN_KEY_CHARACTERS:
         raise UsageError(
-            f"The admin key in {path} is too short to be safe",
+            f"The key in {path} is too short to be safe",
             why=f"it has fewer than {MIN_ADMIN_KEY_CHARACTERS} characters",
             next_step=_NEW_ADMIN_KEY,
         )
     return Secret(text)
 
 
-def _made_by_init(directory: Path) -> Path | None:
-    file = directory / ADMIN_KEY_FILE
+def _kept(directory: Path, name: str) -> Path | None:
+    file = directory / name
     return file if file.exists() else None
 
 
 def _rate(per_second: float) -> Rate:
     burst = max(Rates().consumer.burst, math.ceil(per_second))
     return Rate(per_second, burst) if per_second else UNLIMITED
-
-
-def _catalogue(path: Path) -> Catalogue:
-    return Catalogue.parse(_read(path))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read",
-            why=getattr(error, "strerror", None) or "it is not UTF-8 text",
-            next_step="check the path and its permissions",
-        ) from error

@@ -34,9 +34,10 @@ MAX_EMAIL_CHARACTERS: Final = 254
 _EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
 
 RandomHex = Callable[[int], str]
-Guard = Literal["any", "user", "session", "admin"]
-"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, or the
-operator's (the admin key, or any credential of a user who is an administrator)."""
+Guard = Literal["any", "user", "session", "admin", "administrator"]
+"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, the
+operator's (the admin key, or any credential of a user who is an administrator), or an
+administrator's in person (not the admin key)."""
 Kind = Literal["api_key", "device_token", "session", "admin"]
 
 
@@ -81,12 +82,19 @@ class Identity:
 
     sessions: SessionKeys
     admin_key: Secret | None = None
+    release_key: Secret | None = None
 
     def is_admin(self, bearer: str) -> bool:
         """Whether this is the operator's key. Takes the same time for every wrong one."""
-        if self.admin_key is None:
-            return False
-        return hmac.compare_digest(self.admin_key.reveal().encode(), bearer.encode())
+        return _same(self.admin_key, bearer)
+
+    def is_release(self, bearer: str) -> bool:
+        """Whether this is the key of whoever builds releases."""
+        return _same(self.release_key, bearer)
+
+
+def _same(key: Secret | None, bearer: str) -> bool:
+    return key is not None and hmac.compare_digest(key.reveal().encode(), bearer.encode())
 
 
 def digest(credential: str) -> str:
@@ -291,6 +299,10 @@ def authenticate(
     if guard == "admin" and not principal.is_admin:
         raise AuthenticationError(
             "This is for the operator only", status=403, error_type="forbidden"
+        )
+    if guard == "administrator" and not (principal.user and principal.user.is_admin):
+        raise AuthenticationError(
+            "This is for an administrator with an account", status=403, error_type="forbidden"
         )
     return principal
 

@@ -8,7 +8,7 @@ exact for every span, and a year costs no more than its days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Select,
     Subquery,
+    Table,
     bindparam,
     case,
     cast,
@@ -91,16 +92,19 @@ def midnight(instant: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class EarningsFilter:
-    """Which earnings a reader wants: a half-open time span, a model, one machine's key."""
+    """Which earnings a reader wants: a half-open time span, a model, one machine."""
 
     start: datetime | None = None
     end: datetime | None = None
     model: str | None = None
     provider_key: str | None = None
+    """The key of one start of a machine's provider."""
+    machine_id: str | None = None
+    """The machine's lasting identity."""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The filter as conditions on `earnings` that must all hold."""
-        found = self._besides_time(earnings.c.model, earnings.c.provider_key)
+        found = self._besides_time(earnings)
         if self.start is not None:
             found.append(earnings.c.created_at >= self.start)
         if self.end is not None:
@@ -116,7 +120,7 @@ class EarningsFilter:
         after = None if self.end is None else midnight(self.end)
         if first is not None and after is not None and first >= after:
             return None, [self.conditions()]
-        days = self._besides_time(_totals.model, _totals.provider_key)
+        days = self._besides_time(earning_totals)
         edges: list[tuple[datetime | None, datetime | None]] = []
         if first is not None:
             days.append(_totals.day >= first)
@@ -125,19 +129,15 @@ class EarningsFilter:
             days.append(_totals.day < after)
             edges.append((after, self.end))
         return days, [
-            EarningsFilter(start, end, self.model, self.provider_key).conditions()
-            for start, end in edges
-            if start != end
+            replace(self, start=start, end=end).conditions() for start, end in edges if start != end
         ]
 
-    def _besides_time(
-        self, model: ColumnElement[str], provider_key: ColumnElement[str]
-    ) -> list[ColumnElement[bool]]:
+    def _besides_time(self, table: Table) -> list[ColumnElement[bool]]:
         found = []
-        if self.model is not None:
-            found.append(model == self.model)
-        if self.provider_key is not None:
-            found.append(provider_key == self.provider_key)
+        for name in ("model", "provider_key", "machine_id"):
+            wanted = getattr(self, name)
+            if wanted is not None:
+                found.append(table.c[name] == wanted)
         return found
 
 

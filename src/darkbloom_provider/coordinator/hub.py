@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator.attempts import (
     unsettled,
 )
 from darkbloom_provider.coordinator.consumer import Consumer
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.open_requests import OpenRequests
 from darkbloom_provider.coordinator.quotes import shortlist
 from darkbloom_provider.coordinator.registry import Registry, Session
@@ -51,7 +52,10 @@ _log = logs.get("coordinator")
 class Hub:
     """See the module."""
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(
+        self, settings: Settings, sources: Sources, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self.timing = settings.timing
         self.limits = settings.limits
         self.policy = settings.policy
@@ -100,6 +104,11 @@ class Hub:
                 await self.requests.none.wait()
         except TimeoutError:
             _log.warning("requests_cut_off", count=self.requests.count)
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for a provider, of whichever model."""
+        return len(self._waiting)
 
     # ------------------------------------------------------------ providers
 
@@ -221,7 +230,9 @@ class Hub:
         """Take a place for a request at the best provider, or None if there is none now."""
         if self._stopping:
             return None
+        began = self.sources.monotonic()
         session = self.choose(demand)
+        self._metrics.routed(self.sources.monotonic() - began)
         if session is None:
             return None
         attempt = Attempt(

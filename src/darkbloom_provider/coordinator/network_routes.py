@@ -112,7 +112,8 @@ class _Network:
         )
 
     async def models(self, _request: Request) -> Response:
-        listed = {entry.id: entry.display_name for entry in self._services.catalogue.entries}
+        entries = self._services.catalogue.entries
+        listed = {entry.id: entry.display_name for entry in entries if entry.active}
         serving: dict[str, list[Session]] = defaultdict(list)
         for session in self._hub.registry:
             if trustworthy(session.candidate(), self._hub.rules):
@@ -203,4 +204,5 @@ def _attested(session: Session) -> dict[str, Any]:
         "mdm_verified": session.trust == "hardware",
         "acme_verified": False,
         "mda_verified": False,
+        **({"system_volume_hash": blob.system_volume_hash} if blob.system_volume_hash else {}),
     }

@@ -69,9 +69,12 @@ class Spending:
     tokens: int
 
 
-def earned_since(connection: Connection, account_id: str, since: datetime) -> Sum:
-    """What an account's machines earned since a time."""
-    return earned_sum(connection, EarningsFilter(start=since), account_id=account_id)
+def earned_since(
+    connection: Connection, account_id: str, since: datetime, *, machine_id: str | None = None
+) -> Sum:
+    """What an account's machines, or one of them, earned since a time."""
+    chosen = EarningsFilter(start=since, machine_id=machine_id)
+    return earned_sum(connection, chosen, account_id=account_id)
 
 
 def models_earned(connection: Connection, account_id: str) -> list[str]:

@@ -95,6 +95,8 @@ class Session:
     registered_at: datetime
     heartbeat_at: float
     """Monotonic time of the last sign of life that counts."""
+    offered: tuple[ModelInfo, ...] = ()
+    """All that it registered with; `models` are those of them that are listed here."""
     account_id: str | None = None
     token_sha256: str | None = None
     """Which device token linked it, so that revoking the token unlinks it."""

@@ -35,6 +35,8 @@ class Policy:
     """The platform's share of every job, 0-100; owners get all of it by default."""
     referral_percent: int = 20
     """A referrer's share of the platform's fee, 1-50."""
+    personal_prices: bool = False
+    """Whether who serves a job may ask for less than everybody's price (`PUT /v1/pricing`)."""
     minimum_charge_micro_usd: int = 0
     """The least that a request costs."""
     min_trust: TrustLevel = "none"
@@ -141,6 +143,10 @@ class Rates:
     keeps the owner out."""
     device: Rate = Rate(1.0, 30)
     """Steps of the device login by machines, by address."""
+    telemetry: Rate = Rate(100 / 60, 200)
+    """Events that clients report, by account."""
+    telemetry_anonymous: Rate = Rate(10 / 60, 30)
+    """The same by everybody who does not say who they are, together."""
 
 
 RailName = Literal["sandbox", "stripe", "off"]
@@ -148,7 +154,7 @@ RailName = Literal["sandbox", "stripe", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Payouts:
-    """How withdrawals leave the coordinator."""
+    """How money leaves the coordinator, and how it comes."""
 
     rail: RailName = "sandbox"
     """`sandbox` moves no money and says so everywhere."""
@@ -156,6 +162,10 @@ class Payouts:
     stripe_secret_key: Secret | None = None
     stripe_webhook_secret: Secret | None = None
     """Of the endpoint that hears Connect events."""
+    stripe_checkout_secret: Secret | None = None
+    """Of the endpoint that hears of payments for credit."""
+    deposits: bool = True
+    """Whether credit can be bought, over the same rail."""
     stripe_api_base: str | None = None
     """Instead of Stripe's own, for tests."""
 
@@ -183,6 +193,8 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     """A database URL instead of the file in the state directory. May hold a password."""
     admin_key: Secret | None = None
+    release_key: Secret | None = None
+    """Registers releases and nothing else, for whoever builds them."""
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
     policy: Policy = field(default_factory=Policy)

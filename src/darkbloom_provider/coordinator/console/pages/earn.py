@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from darkbloom_provider.coordinator import books, device_login, owner_views
 from darkbloom_provider.coordinator import earnings_views as views
 from darkbloom_provider.coordinator.console.gate import Page
-from darkbloom_provider.coordinator.console.pages.machines import machine_names
+from darkbloom_provider.coordinator.console.pages.machines import account_figures, machine_names
 from darkbloom_provider.coordinator.console.pages.payouts import payout_state
 from darkbloom_provider.coordinator.console.views import earn as earn_view
 from darkbloom_provider.coordinator.console.views.choice import ROWS, Choice, read_choice
@@ -62,13 +62,11 @@ class Earned:
     page: views.EarningsPage
     rows: list[HistoryRow]
     points: list[views.SeriesPoint]
-    last_day: views.Sum
-    last_week: views.Sum
     models: list[str]
 
 
 def earned(connection: Connection, account: str, choice: Choice, now: datetime) -> Earned:
-    """Every figure, bar and line of an account's earnings."""
+    """Every bar and line of an account's earnings."""
     start, _ = earn_view.graph_period(choice, now)
     return Earned(
         page=views.account_earnings(connection, account, limit=0, chosen=choice.filter),
@@ -78,8 +76,6 @@ def earned(connection: Connection, account: str, choice: Choice, now: datetime) 
         points=views.earnings_series(
             connection, account, bucket=choice.bucket, chosen=replace(choice.filter, start=start)
         ),
-        last_day=owner_views.earned_since(connection, account, now - timedelta(days=1)),
-        last_week=owner_views.earned_since(connection, account, now - timedelta(days=7)),
         models=owner_views.models_earned(connection, account),
     )
 
@@ -95,12 +91,7 @@ def _view(
     found = earned(connection, account, choice, now)
     start, end = earn_view.graph_period(choice, now)
     return earn_view.view(
-        head=earn_view.figures(
-            books.balance_of(connection, account),
-            found.page.lifetime,
-            found.last_day,
-            found.last_week,
-        ),
+        head=account_figures(connection, visit),
         drawn=earn_view.graph(found.points, start=start, end=end, bucket=choice.bucket),
         rows=earn_view.history(found.rows, names),
         filtered=found.page.filtered,
