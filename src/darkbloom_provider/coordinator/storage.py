@@ -220,3 +220,21 @@ def sqlite_engine(path: Path, *, writes: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+# SQLAlchemy's own nested transactions cost as much as several statements of a job.
+
+
+def savepoint(connection: Connection) -> None:
+    """Begin an operation that may be undone alone."""
+    connection.exec_driver_sql("SAVEPOINT operation")
+
+
+def release(connection: Connection) -> None:
+    """Keep what the operation did, as far as the transaction is kept."""
+    connection.exec_driver_sql("RELEASE SAVEPOINT operation")
+
+
+def roll_back(connection: Connection) -> None:
+    """Undo what the operation did."""
+    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
