@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, Row, delete, select, text, update
+from sqlalchemy import Connection, Engine, Row, delete, select, update
 
 from darkbloom_provider.coordinator import earnings_views as views
-from darkbloom_provider.coordinator import migrations, owner_views
+from darkbloom_provider.coordinator import owner_views
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.earning_totals import EarningsFilter, midnight
 from darkbloom_provider.coordinator.pseudonyms import pseudonym
 from darkbloom_provider.coordinator.schema import earning_totals, earnings
-from support.books import LINKED, MACHINE, NOON, OWNER, Clock, Shop, fresh_engine
+from support.books import LINKED, MACHINE, NOON, OWNER, Clock, Shop, add_up_again, fresh_engine
 
 DAY = timedelta(days=1)
 ACCOUNTS = (OWNER, "another-owner")
@@ -56,18 +56,9 @@ def books(place: Path | str) -> Iterator[Engine]:
         half = earnings.c.id % 2 == 0
         connection.execute(update(earnings).where(half).values(model=MODELS[0]))
         connection.execute(update(earnings).where(~half).values(model=MODELS[1]))
-        _again(connection)
+        add_up_again(connection)
     yield engine
     engine.dispose()
-
-
-def _again(connection: Connection) -> None:
-    """The totals as the migration makes them from the rows that are there."""
-    connection.execute(text("DROP TABLE earning_totals"))
-    connection.execute(text("DROP INDEX earnings_by_model"))
-    step = next(step for step in migrations.shipped() if step.name == "earning_totals")
-    for statement in step.statements(connection.dialect.name):
-        connection.exec_driver_sql(statement)
 
 
 def _filters() -> list[EarningsFilter]:
@@ -206,5 +197,5 @@ def test_the_totals_kept_job_by_job_are_those_of_the_migration(books: Engine) ->
         shop.reserve("one more", 10_000)
         shop.settle("one more", 5, 50)
         kept = connection.execute(select(earning_totals)).all()
-        _again(connection)
+        add_up_again(connection)
         assert set(connection.execute(select(earning_totals)).all()) == set(kept)

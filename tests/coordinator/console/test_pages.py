@@ -39,7 +39,7 @@ from darkbloom_provider.protocol.messages import (
     ModelInfo,
     SystemMetrics,
 )
-from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop
+from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop, add_up_again
 from support.console import PASSWORD, Document, Visitor, visitor
 from support.desk import BASE, NO_RATES
 
@@ -642,6 +642,7 @@ async def test_a_machine_has_a_page_with_its_own_earnings_and_jobs(browser: Visi
             update(schema.earnings).where(schema.earnings.c.id <= 5).values(machine_id=other)
         )
     )
+    await browser.desk.write(add_up_again)
     page = await browser.see(machine_address(MACHINE))
     assert "Earned by this machine$0.016940" in page.text.replace(" $", "$")
     assert "55 jobs. Rows 1 to 50." in page.text
