@@ -45,6 +45,11 @@ BARS: Mapping[str, Bar] = {
     "link.chunk_us": Bar("value", "≤", 30.0),
     "link.lag_p99_ms": Bar("value", "≤", 20.0),
     "link.reconnect_s": Bar("value", "≤", 1.0),
+    "coord.requests_per_s": Bar("value", "≥", 300.0),
+    "coord.routing_p99_ms": Bar("value", "≤", 1.0),
+    "coord.chunk_latency_p50_ms": Bar("value", "≤", 1.0),
+    "coord.earn_query_ms": Bar("value", "<", 150.0),
+    "coord.session_kb": Bar("value", "≤", 64.0),
     "daemon.idle_cpu_pct": Bar("value", "<", 0.5),
     "daemon.idle_rss_mb": Bar("value", "<", 120.0),
 }

@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE.parent))
 
 BENCHMARKS = (
     *("wire", "link", "daemon", "engine", "stall", "features", "cache", "loop", "path", "local"),
+    *("coordinator", "routing", "earn"),
 )
 """Modules of this folder; each has `measure(scale) -> list[Figure]`."""
 

@@ -29,6 +29,12 @@ class Scale:
     """How long an idle daemon is watched."""
     unload: bool = True
     """Whether to wait until it has let go of its idle model, which takes more than a minute."""
+    sessions: int = 1_000
+    """Providers that are connected at once."""
+    decisions: int = 2_000
+    """Choices among them in one round."""
+    earnings: int = 1_000_000
+    """Jobs of a year."""
     shape: model.Shape = model.FULL
 
 
@@ -44,6 +50,9 @@ SLICE = Scale(
     load_s=0.1,
     idle_s=0.2,
     unload=False,
+    sessions=20,
+    decisions=20,
+    earnings=2_000,
     shape=model.TINY,
 )
 """Small enough for the tests: shows that the measuring works, and measures nothing."""

@@ -36,6 +36,9 @@ FIGURES = {
         "local.ttft_p50.c16",
         "local.ttft_p95.c4",
     ),
+    "coordinator": ("coord.requests_per_s", "coord.chunk_latency_p50_ms", "coord.session_kb"),
+    "routing": ("coord.routing_p99_ms",),
+    "earn": ("coord.earn_query_ms",),
 }
 ALONE = {
     *FIGURES["wire"],
@@ -43,6 +46,9 @@ ALONE = {
     *FIGURES["daemon"],
     "engine.features_cost",
     *FIGURES["loop"],
+    *FIGURES["coordinator"],
+    *FIGURES["routing"],
+    *FIGURES["earn"],
 }
 """Figures without a peer."""
 

@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from darkbloom_provider.coordinator import accounts, owner_views
 from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.earnings_views import EarningsFilter, Sum
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.earnings_views import Sum
 from darkbloom_provider.coordinator.owner_views import HistoryRow, Spending
 from support.books import CONSUMER, LINKED, MACHINE, NOON, OWNER, QWEN, Clock, Shop, opened
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from darkbloom_provider import coordinator
 from darkbloom_provider.coordinator import queries
-from darkbloom_provider.coordinator.earnings_views import EarningsFilter
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.replies import ApiError
 from darkbloom_provider.coordinator.schema import EPOCH, MICROSECOND, microseconds
 from support.books import NOON

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from darkbloom_provider.coordinator import ledger, migrations
 from darkbloom_provider.coordinator.database import Database
@@ -140,3 +140,12 @@ class Shop:
         ledger.deposit(
             self.connection, account_id, amount, now=self.clock(), entry_type="admin_reward"
         )
+
+
+def add_up_again(connection: Connection) -> None:
+    """The totals as the migration makes them, for a test that has changed earnings behind them."""
+    connection.execute(text("DROP TABLE earning_totals"))
+    connection.execute(text("DROP INDEX earnings_by_model"))
+    step = next(step for step in migrations.shipped() if step.name == "earning_totals")
+    for statement in step.statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)

@@ -16,7 +16,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from darkbloom_provider.coordinator import books
 from darkbloom_provider.coordinator.refusals import RefusalError
@@ -307,6 +307,14 @@ def authenticate(
     return principal
 
 
+# Built once: it is asked for every request of a consumer.
+_OWNER_OF_KEY: Final = (
+    select(users.c.account_id, users.c.email, users.c.is_admin)
+    .join(api_keys, api_keys.c.account_id == users.c.account_id)
+    .where(api_keys.c.key_sha256 == bindparam("key"), api_keys.c.revoked_at.is_(None))
+)
+
+
 def _principal(
     connection: Connection, bearer: str, *, identity: Identity, now: datetime
 ) -> Principal | None:
@@ -323,12 +331,11 @@ def _principal(
         return Principal("admin", ADMIN_ACCOUNT, None)
     if bearer.startswith(DEVICE_TOKEN_PREFIX):
         return _of_user(connection, "device_token", account_for_device_token(connection, bearer))
-    owner = connection.execute(
-        select(api_keys.c.account_id).where(
-            api_keys.c.key_sha256 == digest(bearer), api_keys.c.revoked_at.is_(None)
-        )
-    ).scalar_one_or_none()
-    return _of_user(connection, "api_key", owner)
+    row = connection.execute(_OWNER_OF_KEY, {"key": digest(bearer)}).one_or_none()
+    if row is None:
+        return None
+    user = User(row.account_id, row.email, row.is_admin)
+    return Principal("api_key", user.account_id, user)
 
 
 def _of_user(connection: Connection, kind: Kind, account_id: str | None) -> Principal | None:

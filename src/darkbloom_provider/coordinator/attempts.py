@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Final
 
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.patience import Patience
 from darkbloom_provider.coordinator.routing import InFlight
 from darkbloom_provider.coordinator.settings import Timing
 from darkbloom_provider.coordinator.tab import Tab
@@ -108,6 +109,7 @@ class Attempt:
         self._end: InferenceComplete | AttemptFailedError | None = None
         self._consumer_left = False
         self._wake = asyncio.Event()
+        self._patience = Patience(self._wake.set)
 
     # ------------------------------------------------------------ the provider's side
 
@@ -148,6 +150,10 @@ class Attempt:
             self._end = how
             self._wake.set()
 
+    def close(self) -> None:
+        """It is over on both sides."""
+        self._patience.stop()
+
     # ------------------------------------------------------------ the consumer's side
 
     def abandon(self) -> None:
@@ -177,13 +183,21 @@ class Attempt:
     async def next(self, patience: float) -> Piece | InferenceComplete:
         """What comes next, waiting for it for `patience` seconds at most. Raises as `first`."""
         if not self._ready():
-            try:
-                async with asyncio.timeout(patience):
-                    while not self._ready():
-                        await self._wake.wait()
-            except TimeoutError:
-                raise SilentProviderError("timeout") from None
+            with self._patience.of(patience) as waiting:
+                while not self._ready():
+                    if waiting.over:
+                        raise SilentProviderError("timeout")
+                    await self._wake.wait()
         return self._take()
+
+    def more(self) -> list[Piece]:
+        """The pieces that are here already, without waiting. None once the consumer has left."""
+        pieces: list[Piece] = []
+        while self._pieces and not self._consumer_left:
+            piece = self._pieces.popleft()
+            self._buffered -= len(piece.text)
+            pieces.append(piece)
+        return pieces
 
     def _ready(self) -> bool:
         ready = bool(self._pieces) or self._end is not None or self._consumer_left

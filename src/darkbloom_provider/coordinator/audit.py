@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, cast, func, or_, select
 
 from darkbloom_provider.coordinator import books, referrals
 from darkbloom_provider.coordinator.deposits.ledger import ENTRY_TYPE
+from darkbloom_provider.coordinator.earning_totals import DAY, UNNAMED_MACHINE
 from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
 from darkbloom_provider.coordinator.schema import (
+    EPOCH,
+    MICROSECOND,
     accounts,
     deposits,
+    earning_totals,
     earnings,
     entries,
     jobs,
@@ -192,6 +196,39 @@ def _wallets_hold_what_is_unsettled(connection: Connection) -> Iterator[str]:
         yield f"wallet {account} does not hold its unsettled payouts"
 
 
+def _totals_are_sums_of_earnings(connection: Connection) -> Iterator[str]:
+    rows, totals = earnings.c, earning_totals.c
+    instant = cast(rows.created_at, rows.amount.type)
+    day = instant - instant % (DAY // MICROSECOND)
+    machine = func.coalesce(rows.machine_id, UNNAMED_MACHINE)
+    key = (rows.account_id, day, rows.model, rows.provider_key, machine)
+    figures = (
+        _total(rows.amount),
+        func.count(),
+        _total(rows.prompt_tokens),
+        _total(rows.completion_tokens),
+        cast(func.min(rows.created_at), rows.amount.type),
+        cast(func.max(rows.created_at), rows.amount.type),
+    )
+    kept = select(
+        totals.account_id,
+        cast(totals.day, totals.amount.type),
+        totals.model,
+        totals.provider_key,
+        totals.machine_id,
+        totals.amount,
+        totals.jobs,
+        totals.prompt_tokens,
+        totals.completion_tokens,
+        cast(totals.first_at, totals.amount.type),
+        cast(totals.last_at, totals.amount.type),
+    )
+    added_up = {tuple(row) for row in connection.execute(select(*key, *figures).group_by(*key))}
+    wrong = {tuple(row) for row in connection.execute(kept)} ^ added_up
+    for account, start in sorted({row[:2] for row in wrong}):
+        yield f"the total of account {account} on {EPOCH + start * MICROSECOND:%Y-%m-%d} is wrong"
+
+
 def _withdrawals_are_held(connection: Connection) -> Iterator[str]:
     cents = withdrawals.c.net - withdrawals.c.net % MICRO_PER_CENT
     for account, amount, states in (
@@ -261,6 +298,7 @@ _RULES: Final = (
     _Rule("each job cost its tokens", jobs, _jobs_cost_their_tokens),
     _Rule("each job moved what it says", jobs, _jobs_moved_what_they_say),
     _Rule("each job was credited once", earnings, _jobs_are_credited_once),
+    _Rule("each total is the sum of its earnings", earning_totals, _totals_are_sums_of_earnings),
     _Rule("wallets hold what is unsettled", wallet_payouts, _wallets_hold_what_is_unsettled),
     _Rule("each deposit was credited once", deposits, _deposits_were_credited_once),
     _Rule("withdrawals are on their way or paid", withdrawals, _withdrawals_are_held),

@@ -7,15 +7,31 @@ has been paid in, what is reserved, what nobody claimed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from darkbloom_provider.coordinator.schema import accounts, entries, transfers
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.protocol.money import MAX_MICRO_USD, format_usd
+
+# Built once: putting a statement together costs several times what it takes to run it.
+_BALANCE = select(accounts.c.balance, accounts.c.withdrawable).where(
+    accounts.c.id == bindparam("account")
+)
+_KIND = select(accounts.c.kind).where(accounts.c.id == bindparam("account"))
+_OPEN = insert(accounts)
+_HELD = select(accounts).where(accounts.c.id.in_(bindparam("accounts", expanding=True)))
+_HOLD = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"))
+    .values(balance=bindparam("holds"), withdrawable=bindparam("may_withdraw"))
+)
+_TRANSFER = insert(transfers).returning(transfers.c.id)
+_ENTRY = insert(entries)
 
 AccountKind = Literal["user", "wallet", "internal"]
 
@@ -85,9 +101,7 @@ class Movement:
 
 def balance_of(connection: Connection, account_id: str) -> Balance:
     """What an account holds. An unknown account holds nothing."""
-    row = connection.execute(
-        select(accounts.c.balance, accounts.c.withdrawable).where(accounts.c.id == account_id)
-    ).one_or_none()
+    row = connection.execute(_BALANCE, {"account": account_id}).one_or_none()
     return NOTHING if row is None else Balance(row.balance, row.withdrawable)
 
 
@@ -103,9 +117,7 @@ def has_entry(connection: Connection, account_id: str, reference: str) -> bool:
 
 def kind_of(connection: Connection, account_id: str) -> str | None:
     """What sort of account this is; None if there is none."""
-    return connection.execute(
-        select(accounts.c.kind).where(accounts.c.id == account_id)
-    ).scalar_one_or_none()
+    return connection.execute(_KIND, {"account": account_id}).scalar_one_or_none()
 
 
 def open_account(connection: Connection, account_id: str, kind: AccountKind, now: datetime) -> None:
@@ -116,11 +128,8 @@ def open_account(connection: Connection, account_id: str, kind: AccountKind, now
     """
     known = kind_of(connection, account_id)
     if known is None:
-        connection.execute(
-            insert(accounts).values(
-                id=account_id, kind=kind, balance=0, withdrawable=0, created_at=now
-            )
-        )
+        row = {"id": account_id, "kind": kind, "balance": 0, "withdrawable": 0, "created_at": now}
+        connection.execute(_OPEN, row)
     elif known != kind:
         raise LedgerError("An account cannot change its kind", why=f"it is a {known} account")
 
@@ -131,48 +140,78 @@ def move(connection: Connection, movement: Movement, now: datetime) -> None:
     Raises:
         LedgerError: An account would go below zero or out of range, or does not exist.
     """
-    if movement.amount == 0:
+    move_all(connection, [movement], now)
+
+
+def move_all(connection: Connection, movements: Iterable[Movement], now: datetime) -> None:
+    """Write transfers, one after the other, as `move` does. All of them, or it raises.
+
+    Each account is read and written once, however many of them touch it.
+    """
+    moving = [movement for movement in movements if movement.amount]
+    if not moving:
         return
-    if movement.amount < 0:
+    if any(movement.amount < 0 for movement in moving):
         raise LedgerError("Money moves forward only", why="a negative amount was asked for")
-    transfer_id = connection.execute(
-        insert(transfers)
-        .values(type=movement.type, reference=movement.reference, created_at=now)
-        .returning(transfers.c.id)
-    ).scalar_one()
-    taken = Balance(-movement.amount, -movement.source_withdrawable)
-    given = Balance(movement.amount, movement.target_withdrawable)
-    for account_id, change in ((movement.source, taken), (movement.target, given)):
-        _enter(connection, transfer_id, account_id, change, now)
+    held = _held(connection, moving, now)
+    now_held = {
+        account_id: Balance(row.balance, row.withdrawable) for account_id, row in held.items()
+    }
+    entered = []
+    for movement in moving:
+        transfer = {"type": movement.type, "reference": movement.reference, "created_at": now}
+        transfer_id = connection.execute(_TRANSFER, transfer).scalar_one()
+        for account_id, change in (
+            (movement.source, Balance(-movement.amount, -movement.source_withdrawable)),
+            (movement.target, Balance(movement.amount, movement.target_withdrawable)),
+        ):
+            after = _after(held[account_id].kind, now_held[account_id], change)
+            now_held[account_id] = after
+            entered.append(
+                {
+                    "transfer_id": transfer_id,
+                    "account_id": account_id,
+                    "amount": change.balance,
+                    "withdrawable": change.withdrawable,
+                    "balance_after": after.balance,
+                }
+            )
+    connection.execute(
+        _HOLD,
+        [
+            {"account": account_id, "holds": new.balance, "may_withdraw": new.withdrawable}
+            for account_id, new in now_held.items()
+        ],
+    )
+    connection.execute(_ENTRY, entered)
 
 
-def _enter(
-    connection: Connection, transfer_id: int, account_id: str, change: Balance, now: datetime
-) -> None:
-    query = select(accounts).where(accounts.c.id == account_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        if account_id not in INTERNAL:
-            raise LedgerError("There is no such account")
+def _held(
+    connection: Connection, movements: Sequence[Movement], now: datetime
+) -> dict[str, Row[Any]]:
+    """The accounts of movements, the internal ones made at their first use."""
+    wanted = list(dict.fromkeys(a for m in movements for a in (m.source, m.target)))
+    held = {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
+    missing = set(wanted) - set(held)
+    if not missing:
+        return held
+    if not missing <= INTERNAL:
+        raise LedgerError("There is no such account")
+    for account_id in missing:
         open_account(connection, account_id, "internal", now)
-        row = connection.execute(query).one()
-    balance = row.balance + change.balance
-    withdrawable = row.withdrawable + change.withdrawable
-    if row.kind != "internal" and not 0 <= withdrawable <= balance:
-        raise InsufficientFundsError(needed=-change.balance, available=row.balance)
+    return {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
+
+
+def _after(kind: str, held: Balance, change: Balance) -> Balance:
+    """What an account holds after a change.
+
+    Raises:
+        LedgerError: It may not.
+    """
+    balance = held.balance + change.balance
+    withdrawable = held.withdrawable + change.withdrawable
+    if kind != "internal" and not 0 <= withdrawable <= balance:
+        raise InsufficientFundsError(needed=-change.balance, available=held.balance)
     if abs(balance) > MAX_MICRO_USD:
         raise LedgerError("The amount is out of range")
-    connection.execute(
-        update(accounts)
-        .where(accounts.c.id == account_id)
-        .values(balance=balance, withdrawable=withdrawable)
-    )
-    connection.execute(
-        insert(entries).values(
-            transfer_id=transfer_id,
-            account_id=account_id,
-            amount=change.balance,
-            withdrawable=change.withdrawable,
-            balance_after=balance,
-        )
-    )
+    return Balance(balance, withdrawable)

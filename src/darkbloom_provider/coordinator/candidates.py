@@ -121,8 +121,13 @@ def memory_needed_gb(candidate: Candidate, demand: Demand) -> float:
     """GB this request adds: its key-value cache, and the weights unless they are resident."""
     slot = candidate.slot(demand.model)
     weights = 0.0 if slot is not None and slot.state == "running" else demand.size_gb
+    return weights + cache_gb(demand)
+
+
+def cache_gb(demand: Demand) -> float:
+    """GB of the key-value cache of a request."""
     tokens = min(demand.prompt_tokens + demand.max_output_tokens, KV_TOKENS_MAX)
-    return weights + tokens * KV_BYTES_PER_TOKEN / 2**30
+    return tokens * KV_BYTES_PER_TOKEN / 2**30
 
 
 def queue_depth(candidate: Candidate, model: str) -> int:

@@ -1,7 +1,7 @@
 """One provider's websocket: frames in, messages out, and the challenges that keep it honest.
 
-The reader never waits for a consumer or for a challenge; it waits for the ledger only when a
-registration or a completion is written.
+The reader never waits for a consumer, for a challenge, or for the settlement of a job, beside which
+the machine's other answers go on; it waits for the ledger only when a registration is written.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from darkbloom_provider.protocol.messages import (
     AttestationResponse,
     CoordinatorMessage,
     Heartbeat,
+    InferenceComplete,
     ProviderMessage,
     Register,
     RuntimeStatus,
@@ -79,7 +80,7 @@ class Conversation:
                 challenger: asyncio.Task[None] | None = None
                 while (message := await self._next()) is not None:
                     if not isinstance(message, Register):
-                        await self._hear(message)
+                        await self._hear(message, tasks)
                     elif await self._register(message):
                         if challenger is not None:
                             challenger.cancel()
@@ -103,7 +104,7 @@ class Conversation:
             except FrameError as error:
                 _log.warning("frame_ignored", reason=error.why)
 
-    async def _hear(self, message: ProviderMessage) -> None:
+    async def _hear(self, message: ProviderMessage, tasks: asyncio.TaskGroup) -> None:
         session = self._session
         if session is None or session not in self._hub.registry:
             _log.warning("message_ignored", kind=message.type, reason="not registered")
@@ -117,6 +118,10 @@ class Conversation:
                 self._take_answer(message)
             case Register():
                 pass
+            case InferenceComplete():
+                settling = self._hub.completed(session, message)
+                if settling is not None:
+                    tasks.create_task(settling)
             case _:
                 await self._hub.hear(session, message)
 

@@ -27,6 +27,9 @@ from darkbloom_provider.coordinator.storage import (
     LedgerUnavailableError,
     Storage,
     open_storage,
+    release,
+    roll_back,
+    savepoint,
     unavailable,
 )
 from darkbloom_provider.errors import UsageError
@@ -240,15 +243,15 @@ class Database:
 
 def _attempt(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:
     try:
-        savepoint = connection.begin_nested()
+        savepoint(connection)
         try:
             value = operation(connection)
-            savepoint.commit()
+            release(connection)
         except BaseException as error:
             if isinstance(error, DatabaseError) and _is_storage(error):
                 # SQLite may have rolled everything back by itself, this savepoint included.
                 raise
-            savepoint.rollback()
+            roll_back(connection)
             return _Outcome(error=error)
     except DatabaseError as error:
         raise _StorageFailedError from error

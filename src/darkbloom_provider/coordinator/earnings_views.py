@@ -7,7 +7,7 @@ jobs and are never reduced by spending; balances are the ledger's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -15,13 +15,13 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    Table,
     cast,
     distinct,
     func,
     select,
 )
 
+from darkbloom_provider.coordinator.earning_totals import EVERYTHING, EarningsFilter, earned
 from darkbloom_provider.coordinator.ledger import wallet_account
 from darkbloom_provider.coordinator.pseudonyms import pseudonym
 from darkbloom_provider.coordinator.schema import (
@@ -42,11 +42,9 @@ MAX_LEDGER_ROWS: Final = 500
 MAX_USAGE_ROWS: Final = 100
 MAX_PAYOUT_ROWS: Final = 10_000
 MAX_POINTS: Final = 10_000
+SKIPPED_ROW_BY_ROW: Final = 1_000
 
-_BUCKETS: Final[dict[Bucket, timedelta]] = {
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1),
-}
+_HOUR: Final = timedelta(hours=1) // MICROSECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +69,6 @@ class Sum:
 
     micro_usd: int
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class EarningsFilter:
-    """Which earnings a reader wants: a half-open time span, a model, one machine."""
-
-    start: datetime | None = None
-    end: datetime | None = None
-    model: str | None = None
-    provider_key: str | None = None
-    machine_id: str | None = None
-    """The machine's lasting identity; its keys change with every start."""
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as conditions that must all hold."""
-        found = []
-        if self.start is not None:
-            found.append(earnings.c.created_at >= self.start)
-        if self.end is not None:
-            found.append(earnings.c.created_at < self.end)
-        if self.model is not None:
-            found.append(earnings.c.model == self.model)
-        if self.provider_key is not None:
-            found.append(earnings.c.provider_key == self.provider_key)
-        if self.machine_id is not None:
-            found.append(earnings.c.machine_id == self.machine_id)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +160,8 @@ class SeriesPoint:
     completion_tokens: int
 
 
-def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+def total(column: ColumnElement[int]) -> ColumnElement[int]:
+    """The sum of a column; 0 of nothing."""
     # Cast: PostgreSQL sums integers into NUMERIC.
     return cast(func.coalesce(func.sum(column), 0), earnings.c.amount.type)
 
@@ -203,41 +175,71 @@ def account_earnings(
     chosen: EarningsFilter | None = None,
 ) -> EarningsPage:
     """What an account's machines earned, newest first."""
+    wanted = chosen or EVERYTHING
+    lifetime = earned_sum(connection, EVERYTHING, account_id=account_id)
     own = earnings.c.account_id == account_id
-    return _page(connection, own, limit=limit, offset=offset, chosen=chosen or EarningsFilter())
+    left, offset = skipped(connection, account_id, wanted, offset)
+    return EarningsPage(
+        rows=_newest(connection, own, limit=limit, offset=offset, chosen=left),
+        lifetime=lifetime,
+        filtered=lifetime
+        if wanted == EVERYTHING
+        else earned_sum(connection, wanted, account_id=account_id),
+    )
 
 
 def node_earnings(connection: Connection, provider_key: str, *, limit: int) -> EarningsPage:
     """What was earned under one provider key, newest first."""
+    wanted = EarningsFilter(provider_key=provider_key)
+    found = earned_sum(connection, wanted)
     own = earnings.c.provider_key == provider_key
-    return _page(connection, own, limit=limit, offset=0, chosen=EarningsFilter())
+    return EarningsPage(_newest(connection, own, limit=limit, chosen=EVERYTHING), found, found)
 
 
-def _page(
+def earned_sum(
+    connection: Connection, chosen: EarningsFilter, *, account_id: str | None = None
+) -> Sum:
+    """What was earned in all, by one account or by everybody."""
+    found = earned(chosen, account_id=account_id).c
+    micro_usd, count = connection.execute(select(total(found.amount), total(found.jobs))).one()
+    return Sum(micro_usd, count)
+
+
+def skipped(
+    connection: Connection, account_id: str, chosen: EarningsFilter, offset: int
+) -> tuple[EarningsFilter, int]:
+    """What is left of a filter, and how many rows to skip in it, after whole days were skipped.
+
+    Nobody walks over a year's rows to reach its first: the totals know how many each day has.
+    """
+    if offset < SKIPPED_ROW_BY_ROW:
+        return chosen, offset
+    end = chosen.end
+    for day in reversed(earnings_series(connection, account_id, bucket="day", chosen=chosen)):
+        if offset < day.jobs:
+            break
+        end, offset = day.start, offset - day.jobs
+    return replace(chosen, end=end), offset
+
+
+def _newest(
     connection: Connection,
     own: ColumnElement[bool],
     *,
     limit: int,
-    offset: int,
+    offset: int = 0,
     chosen: EarningsFilter,
-) -> EarningsPage:
-    conditions = chosen.conditions()
-    lifetime = _totals(connection, earnings, [own])
-    filtered = _totals(connection, earnings, [own, *conditions]) if conditions else lifetime
+) -> list[EarningRow]:
+    if limit == 0:
+        return []
     rows = connection.execute(
         select(earnings)
-        .where(own, *conditions)
+        .where(own, *chosen.conditions())
         .order_by(earnings.c.created_at.desc(), earnings.c.id.desc())
         .limit(limit)
         .offset(offset)
     )
-    return EarningsPage([_earning(row) for row in rows], lifetime, filtered)
-
-
-def _totals(connection: Connection, table: Table, conditions: list[ColumnElement[bool]]) -> Sum:
-    query = select(_sum(table.c.amount), func.count()).select_from(table).where(*conditions)
-    micro_usd, count = connection.execute(query).one()
-    return Sum(micro_usd, count)
+    return [_earning(row) for row in rows]
 
 
 def _earning(row: Row[Any]) -> EarningRow:
@@ -259,18 +261,24 @@ def earnings_series(
     connection: Connection, account_id: str, *, bucket: Bucket, chosen: EarningsFilter
 ) -> list[SeriesPoint]:
     """An account's earnings by hour or day (UTC), oldest first, at most the newest `MAX_POINTS`."""
-    width = _BUCKETS[bucket] // MICROSECOND
-    instant = cast(earnings.c.created_at, earnings.c.amount.type)
-    start = (instant - instant % width).label("start")
+    if bucket == "day":
+        found = earned(chosen, account_id=account_id).c
+        start, count = cast(found.day, found.amount.type).label("start"), total(found.jobs)
+        conditions: list[ColumnElement[bool]] = []
+    else:
+        found = earnings.c
+        instant = cast(found.created_at, found.amount.type)
+        start, count = (instant - instant % _HOUR).label("start"), func.count()
+        conditions = [found.account_id == account_id, *chosen.conditions()]
     query = (
         select(
             start,
-            _sum(earnings.c.amount).label("amount"),
-            func.count().label("jobs"),
-            _sum(earnings.c.prompt_tokens).label("prompt"),
-            _sum(earnings.c.completion_tokens).label("completion"),
+            total(found.amount).label("amount"),
+            count.label("jobs"),
+            total(found.prompt_tokens).label("prompt"),
+            total(found.completion_tokens).label("completion"),
         )
-        .where(earnings.c.account_id == account_id, *chosen.conditions())
+        .where(*conditions)
         .group_by(start)
         .order_by(start.desc())
         .limit(MAX_POINTS)
@@ -304,7 +312,12 @@ def wallet_earnings(connection: Connection, address: str) -> WalletEarnings:
         )
         for row in reversed(newest)
     ]
-    lifetime = _totals(connection, wallet_payouts, [wallet_payouts.c.address == wallet])
+    micro_usd, count = connection.execute(
+        select(total(wallet_payouts.c.amount), func.count()).where(
+            wallet_payouts.c.address == wallet
+        )
+    ).one()
+    lifetime = Sum(micro_usd, count)
     return WalletEarnings(wallet, lifetime, payouts, ledger_rows(connection, wallet))
 
 
@@ -354,15 +367,15 @@ def leaderboard(
     connection: Connection, *, metric: Metric, since: datetime | None, limit: int
 ) -> list[LeaderboardRow]:
     """Owners by what their machines earned since a time; ties by account id."""
-    amount = _sum(earnings.c.amount).label("earnings")
-    tokens = _sum(earnings.c.prompt_tokens + earnings.c.completion_tokens).label("tokens")
-    count = func.count().label("jobs")
+    found = earned(EarningsFilter(start=since)).c
+    amount = total(found.amount).label("earnings")
+    tokens = total(found.prompt_tokens + found.completion_tokens).label("tokens")
+    count = total(found.jobs).label("jobs")
     order = {"earnings": amount, "tokens": tokens, "jobs": count}[metric]
     query = (
-        select(earnings.c.account_id, amount, tokens, count)
-        .where(*_since(since))
-        .group_by(earnings.c.account_id)
-        .order_by(order.desc(), earnings.c.account_id)
+        select(found.account_id, amount, tokens, count)
+        .group_by(found.account_id)
+        .order_by(order.desc(), found.account_id)
         .limit(limit)
     )
     return [
@@ -373,15 +386,12 @@ def leaderboard(
 
 def network_totals(connection: Connection, *, since: datetime | None) -> NetworkTotals:
     """What all linked machines together earned since a time."""
+    found = earned(EarningsFilter(start=since)).c
     query = select(
-        _sum(earnings.c.amount),
-        _sum(earnings.c.prompt_tokens + earnings.c.completion_tokens),
-        func.count(),
-        func.count(distinct(earnings.c.account_id)),
-    ).where(*_since(since))
+        total(found.amount),
+        total(found.prompt_tokens + found.completion_tokens),
+        total(found.jobs),
+        func.count(distinct(found.account_id)),
+    )
     amount, tokens, count, owners = connection.execute(query).one()
     return NetworkTotals(amount, tokens, count, owners)
-
-
-def _since(since: datetime | None) -> list[ColumnElement[bool]]:
-    return [] if since is None else [earnings.c.created_at >= since]

@@ -7,7 +7,8 @@ inference endpoint asks it for a place. Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator.attempts import (
@@ -23,8 +24,9 @@ from darkbloom_provider.coordinator.attempts import (
 from darkbloom_provider.coordinator.consumer import Consumer
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.open_requests import OpenRequests
+from darkbloom_provider.coordinator.quotes import shortlist
 from darkbloom_provider.coordinator.registry import Registry, Session
-from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
+from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, explain_all
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.coordinator.tab import Tab
@@ -40,6 +42,8 @@ from darkbloom_provider.protocol.messages import (
 
 JobMessage = InferenceAccepted | InferenceResponseChunk | InferenceComplete | InferenceError
 
+_STALE_QUOTES: Final = 4
+"""How many providers a request may have to ask again before it is placed."""
 REPLACED: Final = "replaced by new connection from same device"
 
 _log = logs.get("coordinator")
@@ -52,7 +56,6 @@ class Hub:
         self, settings: Settings, sources: Sources, metrics: Metrics | None = None
     ) -> None:
         self._metrics = metrics or Metrics()
-        self.registry = Registry()
         self.timing = settings.timing
         self.limits = settings.limits
         self.policy = settings.policy
@@ -62,6 +65,7 @@ class Hub:
             fresh_seconds=settings.timing.challenge_fresh,
             max_requests=settings.policy.max_requests,
         )
+        self.registry = Registry(self.rules)
         self.requests = OpenRequests()
         self.requests.none.set()
         self._waiting = WaitingRoom(settings.limits.queue_per_model)
@@ -149,6 +153,7 @@ class Hub:
 
     def serve_waiting(self) -> None:
         """Something has changed for the better: place whoever waits."""
+        self.registry.refresh(beyond=_STALE_QUOTES)
         self._waiting.serve(self.place)
 
     async def hear(self, session: Session, message: JobMessage) -> None:
@@ -164,7 +169,20 @@ class Hub:
             case InferenceError():
                 self._fail(session, attempt, provider_failure(message.error, message.status_code))
             case InferenceComplete():
-                await self._complete(session, attempt, message)
+                settling = self.completed(session, message)
+                if settling is not None:
+                    await settling
+
+    def completed(
+        self, session: Session, message: InferenceComplete
+    ) -> Coroutine[Any, Any, None] | None:
+        """The settlement of a job that is done, to be awaited; None if there is no such job.
+
+        From now on a second completion finds nothing, and what else the provider says need not
+        wait for the ledger.
+        """
+        attempt = session.attempts.end(message.request_id)
+        return None if attempt is None else self._settle(session, attempt, message)
 
     async def _take_chunk(
         self, session: Session, attempt: Attempt, chunk: InferenceResponseChunk
@@ -178,15 +196,11 @@ class Hub:
             self._fail(session, attempt, AttemptFailedError("the provider sent an invalid answer"))
             return
         # The consumer's fault, not the provider's: stop it now, the consumer may take minutes.
-        session.attempts.pop(attempt.job_id, None)
+        session.attempts.end(attempt.job_id)
         attempt.end(SlowConsumerError())
         await session.wire.send(Cancel(request_id=attempt.job_id), self.timing.write_cancel)
 
-    async def _complete(
-        self, session: Session, attempt: Attempt, message: InferenceComplete
-    ) -> None:
-        # Out of the list first: a second completion finds nothing.
-        session.attempts.pop(attempt.job_id, None)
+    async def _settle(self, session: Session, attempt: Attempt, message: InferenceComplete) -> None:
         try:
             await attempt.tab.settle(attempt.job_id, session.serving, message.usage)
         except DarkbloomError as error:
@@ -198,7 +212,7 @@ class Hub:
         self.serve_waiting()
 
     def _fail(self, session: Session, attempt: Attempt, error: AttemptFailedError) -> None:
-        session.attempts.pop(attempt.job_id, None)
+        session.attempts.end(attempt.job_id)
         session.jobs_failed += 1
         attempt.end(error)
         _log.warning("job_failed", session=session.id, job=attempt.job_id, status=error.status_code)
@@ -206,16 +220,19 @@ class Hub:
 
     # ------------------------------------------------------------ requests
 
+    def choose(self, demand: Demand) -> Session | None:
+        """The provider for a request: one of the shortlist, so that equals earn alike."""
+        asked = self.registry.quotes(demand.model)
+        equals = shortlist(asked, demand, now=self.sources.monotonic())
+        return self.registry.get(self.sources.chance.choice(equals).session_id) if equals else None
+
     def place(self, demand: Demand, tab: Tab) -> Placement | None:
         """Take a place for a request at the best provider, or None if there is none now."""
         if self._stopping:
             return None
-        now = self.sources.monotonic()
-        chosen = choose(
-            self.registry.candidates(), demand, self.rules, now=now, chance=self.sources.chance
-        )
-        self._metrics.routed(self.sources.monotonic() - now)
-        session = None if chosen is None else self.registry.get(chosen.session_id)
+        began = self.sources.monotonic()
+        session = self.choose(demand)
+        self._metrics.routed(self.sources.monotonic() - began)
         if session is None:
             return None
         attempt = Attempt(
@@ -270,7 +287,8 @@ class Hub:
             await placement.session.wire.send(cancel, self.timing.write_cancel)
 
     def _vacate(self, placement: Placement) -> None:
-        placement.session.attempts.pop(placement.attempt.job_id, None)
+        placement.session.attempts.end(placement.attempt.job_id)
+        placement.attempt.close()
         self.serve_waiting()
 
     def count_failure(self, placement: Placement) -> None:

@@ -63,12 +63,13 @@ class Meter:
     def relayed(self, piece: Piece) -> None:
         """One more piece has been written: the provider's running count, else one token."""
         self.pieces += 1
-        ours = self.usage.completion_tokens
-        if piece.usage is None:
+        ours, said = self.usage.completion_tokens, piece.usage
+        if said is None:
             self.usage = self.usage.model_copy(update={"completion_tokens": ours + 1})
+        elif said.completion_tokens >= ours:
+            self.usage = said
         else:
-            counted = max(ours, piece.usage.completion_tokens)
-            self.usage = piece.usage.model_copy(update={"completion_tokens": counted})
+            self.usage = said.model_copy(update={"completion_tokens": ours})
 
 
 def endpoint(services: Services, hub: Hub, books: Books) -> Endpoint:
@@ -209,10 +210,13 @@ class ChatCompletions:
         await consumer.start(200, stream | provider_headers(placement))
         event = first
         while isinstance(event, Piece):
-            data = relay.stream_event(event.text)
-            if data is not None:
+            # What has piled up goes out in one write.
+            pieces = [event, *placement.attempt.more()]
+            data = b"".join(filter(None, (relay.stream_event(piece.text) for piece in pieces)))
+            if data:
                 await consumer.write(data)
-            meter.relayed(event)
+            for piece in pieces:
+                meter.relayed(piece)
             event = await placement.attempt.next(self._hub.timing.idle)
         await consumer.finish((relay.receipt_event(event) or b"") + relay.DONE)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from darkbloom_provider.coordinator import books, referrals
+from darkbloom_provider.coordinator import books, earning_totals, referrals
 from darkbloom_provider.coordinator.books import (
     Balance,
     InsufficientFundsError,
@@ -25,7 +25,6 @@ from darkbloom_provider.coordinator.books import (
 from darkbloom_provider.coordinator.offer import prices
 from darkbloom_provider.coordinator.schema import (
     coordinator_runs,
-    earnings,
     jobs,
     wallet_payouts,
 )
@@ -37,6 +36,32 @@ MAX_COUNTED_TOKENS: Final = 2**31 - 1
 """Providers count their own tokens. A count above this is an error, and sums must not overflow."""
 
 _WALLET_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
+
+# Built once, as in `books`.
+_JOB = select(jobs).where(jobs.c.reservation_id == bindparam("reservation"))
+_USED = select(jobs.c.job_id).where(jobs.c.job_id == bindparam("job"))
+_RESERVE = insert(jobs)
+_CLOSE = (
+    update(jobs)
+    .where(jobs.c.reservation_id == bindparam("reservation"))
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in (
+                *("state", "job_id", "cost", "payout", "fee", "beneficiary", "closed_at"),
+                *("prompt_tokens", "completion_tokens", "input_price", "output_price", "minimum"),
+            )
+        }
+    )
+    .returning(*jobs.c)
+)
+_REFUND = (
+    update(jobs)
+    .where(jobs.c.reservation_id == bindparam("reservation"))
+    .values(state="refunded", closed_at=bindparam("now"))
+    .returning(*jobs.c)
+)
+_WALLET_PAYOUT = insert(wallet_payouts)
 
 Outcome = Literal["settled", "partial", "refunded"]
 
@@ -150,24 +175,25 @@ def reserve(
     books.open_account(connection, account_id, "user", now)
     consumed = before.withdrawable - min(before.withdrawable, before.balance - amount)
     connection.execute(
-        insert(jobs).values(
-            reservation_id=reservation_id,
-            account_id=account_id,
-            model=model,
-            state="reserved",
-            run=run,
-            reserved=amount,
-            withdrawable_reserved=consumed,
-            cost=0,
-            payout=0,
-            fee=0,
-            prompt_tokens=0,
-            completion_tokens=0,
-            input_price=0,
-            output_price=0,
-            minimum=0,
-            created_at=now,
-        )
+        _RESERVE,
+        {
+            "reservation_id": reservation_id,
+            "account_id": account_id,
+            "model": model,
+            "state": "reserved",
+            "run": run,
+            "reserved": amount,
+            "withdrawable_reserved": consumed,
+            "cost": 0,
+            "payout": 0,
+            "fee": 0,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "input_price": 0,
+            "output_price": 0,
+            "minimum": 0,
+            "created_at": now,
+        },
     )
     movement = Movement(
         type="charge",
@@ -191,13 +217,9 @@ def refund(connection: Connection, reservation_id: str, *, now: datetime) -> Set
         return None
     if row.state != "reserved":
         return _as_settlement(row, applied=False)
-    _give_back(connection, row, row.reserved, "reservation_refund", now)
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.reservation_id == reservation_id)
-        .values(state="refunded", closed_at=now)
-    )
-    return _as_settlement(_must(connection, reservation_id), applied=True)
+    books.move(connection, _back(row, row.reserved, "reservation_refund"), now)
+    values = {"reservation": reservation_id, "now": now}
+    return _as_settlement(connection.execute(_REFUND, values).one(), applied=True)
 
 
 def settle(
@@ -304,7 +326,7 @@ def _close(
         raise UnknownReservationError("There is no such reservation")
     if row.state != "reserved":
         return _as_settlement(row, applied=False)
-    if connection.execute(select(jobs.c.job_id).where(jobs.c.job_id == job_id)).first():
+    if connection.execute(_USED, {"job": job_id}).first():
         raise JobConflictError("This job id has already settled another reservation")
 
     prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in tokens)
@@ -322,38 +344,35 @@ def _close(
     )
     beneficiary = _beneficiary(connection, serving, now)
 
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.reservation_id == reservation_id)
-        .values(
-            state=outcome,
-            job_id=job_id,
-            cost=cost,
-            payout=share.payout,
-            fee=share.platform + share.reward,
-            beneficiary=beneficiary,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            input_price=price.input_price,
-            output_price=price.output_price,
-            minimum=policy.minimum_charge_micro_usd,
-            closed_at=now,
-        )
-    )
-    _give_back(connection, row, row.reserved - cost, job_id, now)
-    _pay(connection, beneficiary, share, job_id, now)
+    closing = {
+        "state": outcome,
+        "job_id": job_id,
+        "cost": cost,
+        "payout": share.payout,
+        "fee": share.platform + share.reward,
+        "beneficiary": beneficiary,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "input_price": price.input_price,
+        "output_price": price.output_price,
+        "minimum": policy.minimum_charge_micro_usd,
+        "closed_at": now,
+    }
+    settled = connection.execute(
+        _CLOSE,
+        {"reservation": reservation_id, **{f"new_{name}": new for name, new in closing.items()}},
+    ).one()
+    moved = [_back(row, row.reserved - cost, job_id), *_paid(beneficiary, share, job_id)]
     if referrer is not None:
-        _reward(connection, referrer, share.reward, job_id, now)
-    settled = _must(connection, reservation_id)
+        moved.append(_reward(referrer, share.reward, job_id))
+    books.move_all(connection, moved, now)
     _record(connection, settled, serving, now)
     return _as_settlement(settled, applied=True, clamped=asked > row.reserved)
 
 
-def _give_back(
-    connection: Connection, job: Row[Any], amount: int, reference: str, now: datetime
-) -> None:
+def _back(job: Row[Any], amount: int, reference: str) -> Movement:
     # What was really spent comes from credit first, so the withdrawable part returns first.
-    movement = Movement(
+    return Movement(
         type="refund",
         reference=reference,
         source=books.RESERVATIONS,
@@ -361,7 +380,6 @@ def _give_back(
         amount=amount,
         target_withdrawable=min(job.withdrawable_reserved, amount),
     )
-    books.move(connection, movement, now)
 
 
 def _beneficiary(connection: Connection, serving: Serving, now: datetime) -> str | None:
@@ -374,9 +392,7 @@ def _beneficiary(connection: Connection, serving: Serving, now: datetime) -> str
     return wallet
 
 
-def _pay(
-    connection: Connection, beneficiary: str | None, share: money.Split, job_id: str, now: datetime
-) -> None:
+def _paid(beneficiary: str | None, share: money.Split, job_id: str) -> tuple[Movement, Movement]:
     payout = Movement(
         type="payout",
         reference=job_id,
@@ -392,13 +408,12 @@ def _pay(
         target=books.PLATFORM,
         amount=share.platform,
     )
-    for movement in (payout, fee):
-        books.move(connection, movement, now)
+    return payout, fee
 
 
-def _reward(connection: Connection, referrer: str, amount: int, job_id: str, now: datetime) -> None:
-    """Give whoever brought the consumer their part of the fee."""
-    movement = Movement(
+def _reward(referrer: str, amount: int, job_id: str) -> Movement:
+    """To whoever brought the consumer, their part of the fee."""
+    return Movement(
         type=referrals.REWARD_TYPE,
         reference=job_id,
         source=books.RESERVATIONS,
@@ -406,7 +421,6 @@ def _reward(connection: Connection, referrer: str, amount: int, job_id: str, now
         amount=amount,
         target_withdrawable=amount,
     )
-    books.move(connection, movement, now)
 
 
 def _record(connection: Connection, job: Row[Any], serving: Serving, now: datetime) -> None:
@@ -424,23 +438,14 @@ def _record(connection: Connection, job: Row[Any], serving: Serving, now: dateti
     if job.beneficiary is None:
         return
     if serving.account_id is not None:
-        connection.execute(insert(earnings).values(account_id=job.beneficiary, **row))
+        earning_totals.record(connection, [{"account_id": job.beneficiary, **row}])
     else:
-        connection.execute(
-            insert(wallet_payouts).values(address=job.beneficiary, settled=False, **row)
-        )
-
-
-def _query(reservation_id: str) -> Select[Any]:
-    return select(jobs).where(jobs.c.reservation_id == reservation_id)
+        payout = {"address": job.beneficiary, "settled": False, **row}
+        connection.execute(_WALLET_PAYOUT, payout)
 
 
 def _reservation(connection: Connection, reservation_id: str) -> Row[Any] | None:
-    return connection.execute(_query(reservation_id)).one_or_none()
-
-
-def _must(connection: Connection, reservation_id: str) -> Row[Any]:
-    return connection.execute(_query(reservation_id)).one()
+    return connection.execute(_JOB, {"reservation": reservation_id}).one_or_none()
 
 
 def _as_settlement(job: Row[Any], *, applied: bool, clamped: bool = False) -> Settlement:

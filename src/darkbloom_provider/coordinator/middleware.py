@@ -24,6 +24,8 @@ _log = logs.get("coordinator")
 DEFAULT_ORIGIN: Final = "https://console.darkbloom.dev"
 
 _ID_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuv"
+_ID_BITS: Final = 5
+_ID_MASK: Final = 2**_ID_BITS - 1
 _ID_LENGTH: Final = 12
 _ACCEPTABLE_ID: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -56,7 +58,12 @@ class RequestIdMiddleware:
         await self._app(scope, receive, stamped)
 
     def _fresh(self) -> str:
-        return "".join(self._rng.choices(_ID_ALPHABET, k=_ID_LENGTH))
+        # One draw for all characters: each draw asks the system.
+        bits = self._rng.getrandbits(_ID_BITS * _ID_LENGTH)
+        return "".join(
+            _ID_ALPHABET[bits >> shift & _ID_MASK]
+            for shift in range(0, _ID_BITS * _ID_LENGTH, _ID_BITS)
+        )
 
 
 class MetricsMiddleware:

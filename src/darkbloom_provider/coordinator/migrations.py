@@ -36,6 +36,7 @@ _IDENTITY: Final = {
     "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL",
     "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
 }
+_CLUSTERED: Final = {"sqlite": "WITHOUT ROWID", "postgresql": ""}
 _FILE_NAME: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 
 _applied = Table(
@@ -53,7 +54,7 @@ class NewerDatabaseError(DarkbloomError):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step: its number, its name and its SQL with `$identity` still to be filled in."""
+    """One step: its number, its name and its SQL, the dialect's words still to be filled in."""
 
     number: int
     name: str
@@ -61,7 +62,9 @@ class Migration:
 
     def statements(self, dialect: str) -> list[str]:
         """The step as single statements in the SQL of `dialect`."""
-        text = Template(self.sql).substitute(identity=_IDENTITY[dialect])
+        text = Template(self.sql).substitute(
+            identity=_IDENTITY[dialect], clustered=_CLUSTERED[dialect]
+        )
         text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         return [statement for part in text.split(";") if (statement := part.strip())]
 

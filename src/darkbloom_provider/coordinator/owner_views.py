@@ -12,13 +12,23 @@ from typing import Literal
 
 from sqlalchemy import ColumnElement, Connection, cast, func, select, tuple_
 
+from darkbloom_provider.coordinator.earning_totals import UNNAMED_MACHINE, EarningsFilter
 from darkbloom_provider.coordinator.earnings_views import (
-    EarningsFilter,
     SeriesPoint,
     Sum,
     UsageRow,
+    earned_sum,
+    skipped,
+    total,
 )
-from darkbloom_provider.coordinator.schema import EPOCH, MICROSECOND, Instant, earnings, jobs
+from darkbloom_provider.coordinator.schema import (
+    EPOCH,
+    MICROSECOND,
+    Instant,
+    earning_totals,
+    earnings,
+    jobs,
+)
 
 UsageOrder = Literal["newest", "oldest", "dearest", "cheapest"]
 
@@ -64,16 +74,13 @@ def earned_since(
 ) -> Sum:
     """What an account's machines, or one of them, earned since a time."""
     chosen = EarningsFilter(start=since, machine_id=machine_id)
-    query = select(_sum(earnings.c.amount), func.count()).where(
-        earnings.c.account_id == account_id, *chosen.conditions()
-    )
-    micro_usd, count = connection.execute(query).one()
-    return Sum(micro_usd, count)
+    return earned_sum(connection, chosen, account_id=account_id)
 
 
 def models_earned(connection: Connection, account_id: str) -> list[str]:
     """The models an account ever earned with, by name."""
-    query = select(earnings.c.model).where(earnings.c.account_id == account_id).distinct()
+    totals = earning_totals.c
+    query = select(totals.model).where(totals.account_id == account_id).distinct()
     return sorted(connection.execute(query).scalars())
 
 
@@ -87,6 +94,7 @@ def history(
     after: HistoryRow | None = None,
 ) -> list[HistoryRow]:
     """Credited jobs, newest first; with `after`, those that come after it in that order."""
+    chosen, offset = skipped(connection, account_id, chosen, offset)
     conditions: list[ColumnElement[bool]] = [
         earnings.c.account_id == account_id,
         *chosen.conditions(),
@@ -118,21 +126,27 @@ def history(
 
 def earned_by_machine(connection: Connection, account_id: str) -> list[MachineEarnings]:
     """What each machine of an account earned, the best first."""
-    amount = _sum(earnings.c.amount)
+    totals = earning_totals.c
+    amount = total(totals.amount)
     query = (
         select(
-            earnings.c.machine_id,
+            totals.machine_id,
             amount.label("amount"),
-            func.count().label("jobs"),
-            func.min(earnings.c.created_at, type_=Instant).label("first_at"),
-            func.max(earnings.c.created_at, type_=Instant).label("last_at"),
+            total(totals.jobs).label("jobs"),
+            func.min(totals.first_at, type_=Instant).label("first_at"),
+            func.max(totals.last_at, type_=Instant).label("last_at"),
         )
-        .where(earnings.c.account_id == account_id)
-        .group_by(earnings.c.machine_id)
-        .order_by(amount.desc(), earnings.c.machine_id)
+        .where(totals.account_id == account_id)
+        .group_by(totals.machine_id)
+        .order_by(amount.desc(), totals.machine_id)
     )
     return [
-        MachineEarnings(row.machine_id, Sum(row.amount, row.jobs), row.first_at, row.last_at)
+        MachineEarnings(
+            None if row.machine_id == UNNAMED_MACHINE else row.machine_id,
+            Sum(row.amount, row.jobs),
+            row.first_at,
+            row.last_at,
+        )
         for row in connection.execute(query)
     ]
 
@@ -140,7 +154,7 @@ def earned_by_machine(connection: Connection, account_id: str) -> list[MachineEa
 def spending(connection: Connection, account_id: str) -> Spending:
     """What an account paid for since it was opened."""
     query = select(
-        _sum(jobs.c.cost), func.count(), _sum(jobs.c.prompt_tokens + jobs.c.completion_tokens)
+        total(jobs.c.cost), func.count(), total(jobs.c.prompt_tokens + jobs.c.completion_tokens)
     ).where(*_paid(account_id))
     cost, count, tokens = connection.execute(query).one()
     return Spending(cost, count, tokens)
@@ -155,10 +169,10 @@ def spending_series(
     query = (
         select(
             start,
-            _sum(jobs.c.cost).label("amount"),
+            total(jobs.c.cost).label("amount"),
             func.count().label("jobs"),
-            _sum(jobs.c.prompt_tokens).label("prompt"),
-            _sum(jobs.c.completion_tokens).label("completion"),
+            total(jobs.c.prompt_tokens).label("prompt"),
+            total(jobs.c.completion_tokens).label("completion"),
         )
         .where(*_paid(account_id), jobs.c.closed_at >= since)
         .group_by(start)
@@ -193,8 +207,3 @@ def usage_page(
 
 def _paid(account_id: str) -> list[ColumnElement[bool]]:
     return [jobs.c.account_id == account_id, jobs.c.job_id.is_not(None)]
-
-
-def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
-    # Cast: PostgreSQL sums integers into NUMERIC.
-    return cast(func.coalesce(func.sum(column), 0), earnings.c.amount.type)

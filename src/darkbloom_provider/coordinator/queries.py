@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
-from darkbloom_provider.coordinator.earnings_views import Bucket, EarningsFilter, Metric
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.earnings_views import Bucket, Metric
 from darkbloom_provider.coordinator.replies import ApiError
 
 HISTORY_LIMIT: Final = 50

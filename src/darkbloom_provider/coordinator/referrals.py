@@ -12,13 +12,15 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from darkbloom_provider.coordinator.refusals import RefusalError
 from darkbloom_provider.coordinator.schema import entries, referrals, referrers, transfers
 
 _CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]{1,18}[A-Z0-9]", re.ASCII)
 REWARD_TYPE: Final = "referral_reward"
+_REFERRER = select(referrals.c.referrer).where(referrals.c.account_id == bindparam("account"))
+"""Built once, as it is asked for each job."""
 
 
 class ReferralError(RefusalError):
@@ -101,9 +103,7 @@ def is_known(connection: Connection, code: str) -> bool:
 
 def referrer_of(connection: Connection, account_id: str) -> str | None:
     """The account that referred this one, if any."""
-    return connection.execute(
-        select(referrals.c.referrer).where(referrals.c.account_id == account_id)
-    ).scalar_one_or_none()
+    return connection.execute(_REFERRER, {"account": account_id}).scalar_one_or_none()
 
 
 def standing(connection: Connection, account_id: str) -> Standing:

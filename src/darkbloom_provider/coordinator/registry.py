@@ -5,14 +5,15 @@ The hub alone changes a `Session`; everybody else reads a frozen `Candidate` or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final, Protocol
 
 from darkbloom_provider.coordinator.attempts import Attempt
 from darkbloom_provider.coordinator.ledger import Serving
-from darkbloom_provider.coordinator.routing import Candidate, Status
+from darkbloom_provider.coordinator.quotes import Quote, quote
+from darkbloom_provider.coordinator.routing import Candidate, Rules, Status
 from darkbloom_provider.coordinator.settings import TrustLevel
 from darkbloom_provider.protocol.attestation import AttestationBlob
 from darkbloom_provider.protocol.messages import (
@@ -34,7 +35,7 @@ MAX_PREFILL_TPS: Final = 5_000.0
 MAX_BANDWIDTH_GBS: Final = 2_000.0
 MAX_MEMORY_GB: Final = 1_024
 MAX_TOKENS_POTENTIAL: Final = 1_000_000
-_KEPT: Final = frozenset({"id", "wire", "attempts", "jobs_completed", "jobs_failed"})
+_KEPT: Final = frozenset({"id", "wire", "attempts", "jobs_completed", "jobs_failed", "changed"})
 """What a connection keeps when it registers again."""
 TOLD_NOTHING: Final = RoutingStatus(routable=True)
 
@@ -47,6 +48,32 @@ class Wire(Protocol):
 
     async def close(self, code: int, reason: str) -> None:
         """Close it. Never raises."""
+
+
+class Attempts(dict[str, Attempt]):
+    """What a session works on. It tells the session of every change."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def __setitem__(self, job_id: str, attempt: Attempt) -> None:
+        super().__setitem__(job_id, attempt)
+        self._session.touched()
+
+    def end(self, job_id: str) -> Attempt | None:
+        """Take out what it no longer works on; None if it was not there."""
+        attempt = self.pop(job_id, None)
+        if attempt is not None:
+            self._session.touched()
+        return attempt
+
+    def clear(self) -> None:
+        """Forget them all."""
+        super().clear()
+        self._session.touched()
 
 
 @dataclass(slots=True, eq=False)
@@ -97,9 +124,26 @@ class Session:
     """Whether a challenge of this registration has ended, well or not."""
     told: RoutingStatus = TOLD_NOTHING
     """What it was last told of the reasons why it gets no work."""
-    attempts: dict[str, Attempt] = field(default_factory=dict)
+    attempts: Attempts = field(init=False)
+    """What it works on, by job id."""
     jobs_completed: int = 0
     jobs_failed: int = 0
+    changed: Callable[[Session], None] | None = None
+    """Called whenever anything of it changes, by the registry that it is in."""
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        self.touched()
+
+    def touched(self) -> None:
+        """Say that something has changed."""
+        # Absent while the fields are being filled in.
+        changed = getattr(self, "changed", None)
+        if changed is not None:
+            changed(self)
 
     @property
     def serial(self) -> str | None:
@@ -179,10 +223,15 @@ class Session:
 
 
 class Registry:
-    """Sessions by id."""
+    """Sessions by id, and what each asks for each of its models, kept up to date."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules | None = None) -> None:
         self._sessions: dict[str, Session] = {}
+        self._rules = rules or Rules()
+        self._quotes: dict[str, dict[str, Quote]] = {}
+        """By model, then by session."""
+        self._stale: dict[str, Session] = {}
+        """Sessions that have changed since they were last asked."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -200,10 +249,43 @@ class Registry:
     def add(self, session: Session) -> None:
         """Take in a session."""
         self._sessions[session.id] = session
+        session.changed = self._note
 
     def remove(self, session: Session) -> None:
         """Forget a session; again is harmless."""
         self._sessions.pop(session.id, None)
+        session.changed = None
+        self._stale.pop(session.id, None)
+        self._forget(session.id)
+
+    def quotes(self, model: str) -> Collection[Quote]:
+        """What everybody asks for a model now who may serve it at all."""
+        self.refresh()
+        return self._quotes.get(model, {}).values()
+
+    def refresh(self, *, beyond: int = 0) -> None:
+        """Ask those that have changed, if they are more than `beyond`.
+
+        To be called after changes too: no request must wait until everybody has been asked.
+        """
+        if len(self._stale) <= beyond:
+            return
+        stale, self._stale = self._stale, {}
+        for session in stale.values():
+            self._forget(session.id)
+            candidate = session.candidate()
+            for model in candidate.models:
+                asked = quote(candidate, model, self._rules)
+                if asked is not None:
+                    self._quotes.setdefault(model, {})[session.id] = asked
+
+    def _note(self, session: Session) -> None:
+        self._stale[session.id] = session
+
+    def _forget(self, session_id: str) -> None:
+        for model, asked in list(self._quotes.items()):
+            if asked.pop(session_id, None) is not None and not asked:
+                del self._quotes[model]
 
     def candidates(self) -> list[Candidate]:
         """Snapshots of all, for routing."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from darkbloom_provider.coordinator import quotes
 from darkbloom_provider.coordinator.candidates import (
     Candidate,
     Demand,
@@ -21,7 +21,7 @@ from darkbloom_provider.coordinator.candidates import (
     queue_depth,
 )
 from darkbloom_provider.coordinator.costs import CostTerms, cost_ms, cost_terms
-from darkbloom_provider.coordinator.gates import Reason, explain, may_serve, reasons, trustworthy
+from darkbloom_provider.coordinator.gates import Reason, explain, reasons, trustworthy
 
 __all__ = [
     "Candidate",
@@ -43,33 +43,13 @@ __all__ = [
     "weigh",
 ]
 
-NEAR_TIE_MS: Final = 3_000
-"""Candidates this close to the best one count as equally good."""
-
 
 def shortlist(
     candidates: Sequence[Candidate], demand: Demand, rules: Rules, *, now: float
 ) -> list[Candidate]:
-    """Those among whom chance decides; empty if none may serve this request now.
-
-    Among those within `NEAR_TIE_MS` of the cheapest: the shortest queue, then the fewest requests
-    in all.
-    """
-    costs = [
-        (cost_ms(candidate, demand), candidate)
-        for candidate in candidates
-        if may_serve(candidate, demand, rules, now)
-    ]
-    if not costs:
-        return []
-    limit = min(cost for cost, _ in costs) + NEAR_TIE_MS
-    loads = [
-        ((queue_depth(candidate, demand.model), len(candidate.in_flight)), candidate)
-        for cost, candidate in costs
-        if cost <= limit
-    ]
-    lightest = min(load for load, _ in loads)
-    return [candidate for load, candidate in loads if load == lightest]
+    """Those among whom chance decides, see `quotes.shortlist`."""
+    asked = (quotes.quote(candidate, demand.model, rules) for candidate in candidates)
+    return quotes.shortlist([each for each in asked if each is not None], demand, now=now)
 
 
 def choose(

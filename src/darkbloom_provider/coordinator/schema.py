@@ -146,6 +146,22 @@ earnings = Table(
     _time("created_at"),
 )
 
+earning_totals = Table(
+    "earning_totals",
+    metadata,
+    _text("account_id", key=True),
+    Column("day", Instant, primary_key=True, autoincrement=False),
+    _text("model", key=True),
+    _text("provider_key", key=True),
+    _text("machine_id", key=True),
+    _amount("amount"),
+    _amount("jobs"),
+    _amount("prompt_tokens"),
+    _amount("completion_tokens"),
+    _time("first_at"),
+    _time("last_at"),
+)
+
 wallet_payouts = Table(
     "wallet_payouts",
     metadata,

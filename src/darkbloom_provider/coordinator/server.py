@@ -195,7 +195,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
     server = _Server(
         uvicorn.Config(
             with_console(build_app(services, hub, registrar, books), services, hub),
-            http="h11",
+            http="httptools",
             ws="websockets-sansio",
             ws_max_size=MAX_PROVIDER_FRAME,
             ws_per_message_deflate=False,

@@ -24,5 +24,5 @@ class Sources:
     """Unpredictable bytes, for nonces."""
     random_hex: Callable[[int], str] = secrets.token_hex
     """So many unpredictable bytes as hex, for keys and tokens."""
-    chance: random.Random = field(default_factory=random.SystemRandom)
+    chance: random.Random = field(default_factory=random.Random)
     """Breaks ties between equally good providers."""

@@ -12,11 +12,10 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from darkbloom_provider.coordinator import books
+from darkbloom_provider.coordinator import books, earning_totals
 from darkbloom_provider.coordinator.books import Movement
 from darkbloom_provider.coordinator.ledger import wallet_account
 from darkbloom_provider.coordinator.schema import (
-    earnings,
     wallet_claims,
     wallet_payouts,
     wallet_sightings,
@@ -131,8 +130,8 @@ def _rehome(connection: Connection, wallet: str, account_id: str) -> int:
     ).all()
     if not rows:
         return 0
-    connection.execute(
-        insert(earnings),
+    earning_totals.record(
+        connection,
         [
             {
                 "account_id": account_id,

@@ -29,7 +29,7 @@ from darkbloom_provider.coordinator.console.rendering import HEADERS
 from darkbloom_provider.coordinator.console.views import machines as machines_view
 from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
-from darkbloom_provider.coordinator.earnings_views import EarningsFilter
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.public.releases import DEFAULT_PLATFORM, Release, register
 from darkbloom_provider.coordinator.settings import Policy, Rate
 from darkbloom_provider.protocol.attestation import AttestationBlob
@@ -40,7 +40,7 @@ from darkbloom_provider.protocol.messages import (
     ModelInfo,
     SystemMetrics,
 )
-from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop
+from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop, add_up_again
 from support.console import PASSWORD, Document, Visitor, visitor
 from support.desk import BASE, NO_RATES
 
@@ -667,6 +667,7 @@ async def test_a_machine_has_a_page_with_its_own_earnings_and_jobs(browser: Visi
             update(schema.earnings).where(schema.earnings.c.id <= 5).values(machine_id=other)
         )
     )
+    await browser.desk.write(add_up_again)
     page = await browser.see(machine_address(MACHINE))
     assert "Earned by this machine$0.016940" in page.text.replace(" $", "$")
     assert "55 jobs. Rows 1 to 50." in page.text

@@ -27,8 +27,8 @@ from darkbloom_provider.coordinator.console.views.concerns import (
 )
 from darkbloom_provider.coordinator.console.views.machines import MachinesView
 from darkbloom_provider.coordinator.device_login import LinkedDevice
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.earnings_views import (
-    EarningsFilter,
     LeaderboardRow,
     NetworkTotals,
     Sum,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -54,6 +55,31 @@ async def show(visit: Visit) -> Response:
     return visit.page("earn.html", view)
 
 
+@dataclass(frozen=True, slots=True)
+class Earned:
+    """What the page reads about earnings for one choice."""
+
+    page: views.EarningsPage
+    rows: list[HistoryRow]
+    points: list[views.SeriesPoint]
+    models: list[str]
+
+
+def earned(connection: Connection, account: str, choice: Choice, now: datetime) -> Earned:
+    """Every bar and line of an account's earnings."""
+    start, _ = earn_view.graph_period(choice, now)
+    return Earned(
+        page=views.account_earnings(connection, account, limit=0, chosen=choice.filter),
+        rows=owner_views.history(
+            connection, account, chosen=choice.filter, limit=ROWS, offset=choice.offset
+        ),
+        points=views.earnings_series(
+            connection, account, bucket=choice.bucket, chosen=replace(choice.filter, start=start)
+        ),
+        models=owner_views.models_earned(connection, account),
+    )
+
+
 def _view(
     connection: Connection,
     visit: Visit,
@@ -62,20 +88,15 @@ def _view(
     payouts: tuple[PayoutPanel, tuple[WithdrawalRow, ...]],
 ) -> EarnView:
     account, now = visit.owner.account_id, visit.console.services.clock()
-    page = views.account_earnings(connection, account, limit=0, chosen=choice.filter)
-    rows = owner_views.history(
-        connection, account, chosen=choice.filter, limit=ROWS, offset=choice.offset
-    )
+    found = earned(connection, account, choice, now)
     start, end = earn_view.graph_period(choice, now)
-    chosen = replace(choice.filter, start=start)
-    points = views.earnings_series(connection, account, bucket=choice.bucket, chosen=chosen)
     return earn_view.view(
         head=account_figures(connection, visit),
-        drawn=earn_view.graph(points, start=start, end=end, bucket=choice.bucket),
-        rows=earn_view.history(rows, names),
-        filtered=page.filtered,
+        drawn=earn_view.graph(found.points, start=start, end=end, bucket=choice.bucket),
+        rows=earn_view.history(found.rows, names),
+        filtered=found.page.filtered,
         choice=choice,
-        models=owner_views.models_earned(connection, account),
+        models=found.models,
         panel=payouts[0],
         withdrawals=payouts[1],
         has_machine=bool(names or device_login.linked_devices(connection, account)),

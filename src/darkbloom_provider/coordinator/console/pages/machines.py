@@ -21,7 +21,8 @@ from darkbloom_provider.coordinator.console.views.earn import Figures, figures
 from darkbloom_provider.coordinator.console.views.machine import MachineView
 from darkbloom_provider.coordinator.console.views.machines import MachineCard, MachinesView
 from darkbloom_provider.coordinator.console.visit import Visit, go
-from darkbloom_provider.coordinator.earnings_views import EarningsFilter, SeriesPoint, Sum
+from darkbloom_provider.coordinator.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.earnings_views import SeriesPoint, Sum
 from darkbloom_provider.coordinator.owner_views import HistoryRow
 from darkbloom_provider.coordinator.public import releases
 from darkbloom_provider.coordinator.registry import Session
