@@ -140,6 +140,7 @@ async def front_desk(
         Services(
             db=database,
             identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
+            sealing=None,
             clock=clock,
             random_hex=counted_hex(),
             new_id=lambda: f"id-{next(ids)}",

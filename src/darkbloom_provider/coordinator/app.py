@@ -46,7 +46,7 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
         await Conversation(websocket, hub, registrar).run()
 
     declared = [
-        inference.endpoint(services, hub, books),
+        *inference.endpoints(services, hub, books),
         *network_routes.endpoints(services, hub),
         *desk_endpoints(services),
     ]

@@ -122,3 +122,5 @@ class Operation:
     media_type: str = "application/json"
     """Of a good answer. Pages (`text/html`) are not part of the interface, nor of its document."""
     error_media_type: str = "application/json"
+    sealable: bool = False
+    """Whether it also takes and answers what is sealed for the coordinator's key."""
