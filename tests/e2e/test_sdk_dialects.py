@@ -227,7 +227,8 @@ async def test_a_response_calls_tools_and_reads_their_results(network: Open) -> 
         call = first.output[-1]
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "22 degrees"}
         last = await ask(input=[*user("Weather in Rome?"), *first.output, result])
-    for told in (first, streamed):
+    both: list[Any] = [first, streamed]
+    for told in both:
         assert [item.type for item in told.output] == ["reasoning", "message", "function_call"]
         assert told.output[0].summary[0].text == "Rome."
         assert told.output_text == "One moment."

@@ -163,10 +163,9 @@ class _Envelope:
 class StreamedResponse:
     """Items one after another; each is added, grows, and is done. No `[DONE]` follows."""
 
-    def __init__(
-        self, job: str, created: int, model: str, repeated: Mapping[str, Any] | None = None
-    ) -> None:
-        self._envelope = _Envelope(job, created, model, repeated or {})
+    def __init__(self, job: str, created: int, model: str, repeated: Mapping[str, Any]) -> None:
+        """`repeated` may still grow: what is in it at the end is in the last event."""
+        self._envelope = _Envelope(job, created, model, repeated)
         self._output = _Output(job)
         self._open: _Item | None = None
         self._reason: AnswerReason = "stop"

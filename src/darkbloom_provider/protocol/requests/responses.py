@@ -33,7 +33,7 @@ def responses_as_chat(document: Mapping[str, Any]) -> dict[str, Any]:
     for name in _KEPT_BY_A_SERVER:
         if document.get(name):
             raise refused(name, "is not served: nothing is stored here, send the whole input")
-    if document.get("n") not in {None, 1}:
+    if document.get("n") not in (None, 1):
         raise refused("n", "must be 1 for a response")
     chat = {name: value for name, value in document.items() if name not in _REWRITTEN}
     chat["messages"] = _messages(document.get("input"))
@@ -75,7 +75,7 @@ def _message(item: object, index: int) -> list[dict[str, Any]]:
             return [{"role": "tool", "tool_call_id": _call_id(fields), "content": text}]
         case {"type": "reasoning"}:
             return []
-        case {"type": "message"} | {"role": str()} if fields.get("type") in {None, "message"}:
+        case {"type": "message"} | {"role": str()} if fields.get("type") in (None, "message"):
             role = fields.get("role") or "user"
             role = "system" if role == "developer" else role
             return [{"role": role, "content": _text(fields.get("content"), where)}]
