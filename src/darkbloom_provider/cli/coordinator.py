@@ -138,6 +138,12 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     help="Requests a second that each account may make; 0 sets no limit.",
 )
 @click.option(
+    "--sealed-requests/--no-sealed-requests",
+    default=True,
+    show_default=True,
+    help="Whether consumers may seal what they ask for this coordinator's own key.",
+)
+@click.option(
     "--payouts",
     type=click.Choice(get_args(RailName)),
     default="sandbox",
@@ -174,6 +180,7 @@ def serve(
     runtime_hashes: frozenset[str],
     sign_up: SignUp,
     rate_limit: float,
+    sealed_requests: bool,
     payouts: RailName,
     sandbox_delay: float,
     console_url: str | None,
@@ -199,6 +206,7 @@ def serve(
         payouts=_payouts(invocation, directory, payouts, sandbox_delay),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
+        sealed_requests=sealed_requests,
     )
     models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)
