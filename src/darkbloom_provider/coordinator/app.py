@@ -17,7 +17,7 @@ from darkbloom_provider.coordinator import (
     device_routes,
     endpoints,
     gift_routes,
-    inference,
+    inference_routes,
     money_routes,
     network_routes,
     openapi,
@@ -46,7 +46,7 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
         await Conversation(websocket, hub, registrar).run()
 
     declared = [
-        *inference.endpoints(services, hub, books),
+        *inference_routes.endpoints(services, hub, books),
         *network_routes.endpoints(services, hub),
         *desk_endpoints(services),
     ]

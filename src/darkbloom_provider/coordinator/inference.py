@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Final, TypedDict
+from typing import TypedDict
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from darkbloom_provider import logs
@@ -29,46 +28,18 @@ from darkbloom_provider.coordinator.consumer import Consumer
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.delivery import Delivery
 from darkbloom_provider.coordinator.dialects import Dialect
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANY, ANYONE, Access, admitted
+from darkbloom_provider.coordinator.guards import admitted
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.meter import Meter
 from darkbloom_provider.coordinator.orders import Order, read_order
 from darkbloom_provider.coordinator.provider_headers import provider_headers
-from darkbloom_provider.coordinator.replies import ApiError, json_reply
+from darkbloom_provider.coordinator.replies import ApiError
 from darkbloom_provider.coordinator.sealing import Clear, EnvelopeError, Wrapping
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
-    ANYTHING,
-    BOOLEAN,
-    NON_EMPTY,
-    TEXT,
-    Operation,
-    Schema,
-    one_of,
-    optional,
-    record,
-)
 from darkbloom_provider.coordinator.tab import Books, Tab
 from darkbloom_provider.coordinator.waiting import Placement, unavailable
 from darkbloom_provider.protocol.messages import InferenceComplete, Usage
-from darkbloom_provider.protocol.openai import CHAT_ENDPOINT
-from darkbloom_provider.protocol.requests.request import (
-    COMPLETIONS_ENDPOINT,
-    MESSAGES_ENDPOINT,
-    RESPONSES_ENDPOINT,
-)
-
-_CONVERSATION: Final[Schema] = {
-    "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}
-}
-_TEXTS: Final[Schema] = {
-    "prompt": {"anyOf": [NON_EMPTY, {"type": "array", "minItems": 1, "items": NON_EMPTY}]}
-}
-_INPUT: Final[Schema] = {
-    "input": {"anyOf": [NON_EMPTY, {"type": "array", "minItems": 1, "items": {"type": "object"}}]}
-}
-_MAY_BE_KEPT: Final = {"Cache-Control": "public, max-age=300"}
+from darkbloom_provider.protocol.requests.request import MESSAGES_ENDPOINT
 
 _log = logs.get("coordinator")
 
@@ -76,50 +47,6 @@ _log = logs.get("coordinator")
 class _Names(TypedDict):
     job_id: str
     created: int
-
-
-def endpoints(services: Services, hub: Hub, books: Books) -> list[Endpoint]:
-    """The endpoints' declarations, bound to the coordinator's parts."""
-    callers = ANY.limited("consumer")
-
-    def asks(path: str, what: str, access: Access, asked: Schema) -> Endpoint:
-        operation = Operation(
-            f"{what}; the answer is one object, or with `stream` an event stream",
-            ANYTHING,
-            record(model=NON_EMPTY, stream=optional(BOOLEAN), **asked),
-            errors=(402, 404, 502, 504),
-            sealable=True,
-        )
-        return Endpoint("POST", path, Inference(services, hub, books, path), access, operation)
-
-    return [
-        _key_endpoint(services),
-        asks(CHAT_ENDPOINT, "Ask a model, in OpenAI's chat", callers, _CONVERSATION),
-        asks(COMPLETIONS_ENDPOINT, "Have a text continued", callers, _TEXTS),
-        asks(RESPONSES_ENDPOINT, "Ask a model, in OpenAI's responses", callers, _INPUT),
-        asks(
-            MESSAGES_ENDPOINT,
-            "Ask a model, in Anthropic's messages",
-            callers.with_key_header(),
-            _CONVERSATION,
-        ),
-    ]
-
-
-def _key_endpoint(services: Services) -> Endpoint:
-    async def key(_request: Request) -> Response:
-        return json_reply(sealing.told(services.sealing), headers=_MAY_BE_KEPT)
-
-    return Endpoint(
-        "GET",
-        "/v1/encryption-key",
-        key,
-        ANYONE,
-        Operation(
-            "The key that requests to the four endpoints that ask a model may be sealed for",
-            record(kid=TEXT, public_key=TEXT, algorithm=one_of(sealing.ALGORITHM)),
-        ),
-    )
 
 
 class Inference:
