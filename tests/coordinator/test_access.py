@@ -21,11 +21,13 @@ from support.credentials import Person, bearer
 from support.house import House, furnished
 
 OPERATOR = frozenset({"operator", "admin key", "admin session"})
+ADMINISTRATOR = OPERATOR - {"operator"}
 SIGNED_IN = frozenset({"session", "admin session"})
 PERSON = SIGNED_IN | {"key", "admin key"}
 CREDENTIAL = PERSON | {"operator"}
 MACHINE = CREDENTIAL | {"device"}
 IN_KEY_HEADER = frozenset({"key in x-api-key", "empty bearer, key in x-api-key"})
+RELEASES = frozenset({"release key"})
 THE_TOKEN_ITSELF = frozenset({"device"})
 ANYBODY = None
 
@@ -52,6 +54,19 @@ WHO = {
     ("GET", "/v1/billing/wallet/balance"): CREDENTIAL,
     ("GET", "/v1/models"): CREDENTIAL,
     ("GET", "/v1/encryption-key"): ANYBODY,
+    ("GET", "/v1/stats"): ANYBODY,
+    ("GET", "/api/version"): ANYBODY,
+    ("GET", "/v1/releases/latest"): ANYBODY,
+    ("POST", "/v1/releases"): RELEASES,
+    ("GET", "/v1/admin/releases"): OPERATOR,
+    ("DELETE", "/v1/admin/releases"): OPERATOR,
+    ("POST", "/v1/telemetry/events"): ANYBODY,
+    # On this machine; `public/test_metrics` is about others.
+    ("GET", "/metrics"): ANYBODY,
+    ("GET", "/v1/admin/metrics"): OPERATOR,
+    ("GET", "/v1/billing/methods"): ANYBODY,
+    ("POST", "/v1/billing/stripe/create-session"): CREDENTIAL,
+    ("GET", "/v1/billing/stripe/session"): CREDENTIAL,
     ("POST", "/v1/chat/completions"): CREDENTIAL,
     ("POST", "/v1/completions"): CREDENTIAL,
     ("POST", "/v1/responses"): CREDENTIAL,
@@ -68,6 +83,9 @@ WHO = {
     ("GET", "/v1/billing/stripe/withdrawals"): PERSON | {"device"},
     # Shown by the rail's signature, and by a link that is good once.
     ("POST", "/v1/billing/stripe/connect/webhook"): ANYBODY,
+    ("POST", "/v1/billing/stripe/webhook"): ANYBODY,
+    ("GET", "/sandbox/deposits/{token}"): ANYBODY,
+    ("POST", "/sandbox/deposits/{token}"): ANYBODY,
     ("GET", "/sandbox/payouts/{token}"): ANYBODY,
     ("POST", "/sandbox/payouts/{token}"): ANYBODY,
     ("GET", "/v1/auth/session"): SIGNED_IN,
@@ -87,6 +105,13 @@ WHO = {
     ("POST", "/v1/admin/credit"): OPERATOR,
     ("POST", "/v1/admin/reward"): OPERATOR,
     ("GET", "/v1/admin/users"): OPERATOR,
+    ("PUT", "/v1/admin/pricing"): ADMINISTRATOR,
+    ("GET", "/v1/admin/models"): ADMINISTRATOR,
+    ("POST", "/v1/admin/models"): ADMINISTRATOR,
+    ("DELETE", "/v1/admin/models"): ADMINISTRATOR,
+    ("PUT", "/v1/pricing"): PERSON,
+    ("DELETE", "/v1/pricing"): PERSON,
+    ("GET", "/v1/admin/routing"): OPERATOR,
     # Says who it is in its first message; `test_hub_registration` is about what that is worth.
     ("WEBSOCKET", "/ws/provider"): ANYBODY,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from darkbloom_provider.coordinator.challenges import Verdict, judge, new_challenge
+from darkbloom_provider.coordinator.challenges import Verdict, is_older, judge, new_challenge
 from darkbloom_provider.protocol.messages import AttestationChallenge, AttestationResponse
 from support.recordings import vectors
 
@@ -52,6 +52,48 @@ def test_an_admitted_bad_state_is_untrusted_at_once(
     changes: dict[str, Any], *, untrusted: bool
 ) -> None:
     assert verdict(None, **changes).untrusted is untrusted
+
+
+def test_a_program_or_weights_that_are_not_listed_are_untrusted_at_once() -> None:
+    def contents(binary: str = "", model: str = "", **listed: Any) -> Verdict:
+        answer = AttestationResponse.model_validate(
+            KNOWN["attestation_response"]
+            | {"binary_hash": binary, "active_model_hash": model, "status_signature": ""}
+        )
+        return judge(
+            CHALLENGE, answer, registered_key=answer.public_key, attestation_key=None, **listed
+        )
+
+    assert contents("x", accepted_binaries={"y"}).untrusted
+    assert contents(model="x", weights="y").untrusted
+    # What is not reported, or not listed, is not checked.
+    for passes in (
+        contents(accepted_binaries={"y"}),
+        contents("x"),
+        contents("y", accepted_binaries={"x", "y"}),
+        contents(weights="y"),
+        contents(model="y", weights="y"),
+    ):
+        assert passes.problem is None
+
+
+@pytest.mark.parametrize(
+    ("version", "minimum", "older"),
+    [
+        ("0.4.6", "0.4.7", True),
+        ("0.4.7", "0.4.7", False),
+        ("0.3.11-rc1", "0.3.11", False),
+        ("0.10", "0.9.9", False),
+        ("1", "1.0.0", False),
+        ("v1.0", "0.1", True),
+        ("", "9", False),
+        ("0.1", None, False),
+    ],
+)
+def test_versions_are_compared_part_by_part(
+    version: str, minimum: str | None, *, older: bool
+) -> None:
+    assert is_older(version, minimum) is older
 
 
 def test_the_timestamp_is_utc_in_whole_seconds() -> None:

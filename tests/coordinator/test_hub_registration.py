@@ -30,7 +30,14 @@ from darkbloom_provider.protocol.messages import (
 )
 from support.network import QUICK, Network, network
 from support.recordings import SESSIONS, recording, vectors
-from support.scripted_provider import MODEL, Job, ScriptedProvider, scripted_provider
+from support.scripted_provider import (
+    MODEL,
+    Job,
+    ScriptedProvider,
+    honest,
+    registration,
+    scripted_provider,
+)
 
 
 async def idle(job: Job) -> None:
@@ -218,16 +225,116 @@ async def test_a_second_registration_replaces_the_first_and_fails_its_work(
         await net.until(lambda: len(provider.challenges) == 2)
 
 
-async def test_a_silent_provider_is_evicted_but_its_socket_stays(tmp_path: Path) -> None:
-    timing = replace(QUICK, eviction_age=0.05, eviction_scan=0.01)
+async def test_a_registration_with_the_same_key_lets_running_jobs_go_on(tmp_path: Path) -> None:
+    models = (ModelInfo(id=MODEL), ModelInfo(id="qwen3.5-27b-claude-opus-8bit"))
+    go_on = asyncio.Event()
+
+    async def wait_and_answer(job: Job) -> None:
+        await job.accept()
+        await go_on.wait()
+        await job.answer("Hello", usage=(1000, 2000))
+        await job.complete(1000, 2000)
+
+    keys = KeyPair.generate()
+    async with network(tmp_path) as net:
+        token, owner = await net.link()
+        async with scripted_provider(net.ws_url, wait_and_answer, keys=keys) as provider:
+            request = asyncio.create_task(net.ask())
+            await net.until(lambda: bool(provider.jobs))
+            before = await registered(net)
+            await provider.send(registration(keys, models=models, auth_token=token))
+            await net.until(lambda: len(provider.challenges) == 2)
+            after = await registered(net)
+            assert after is before
+            assert len(after.models) == 2
+            go_on.set()
+            assert (await request).status_code == 200
+            assert await net.balance(owner) == 450
+            await net.until(lambda: provider.cancels == list(provider.jobs))
+            assert after.attempts == {}
+
+
+async def test_a_registration_again_has_to_pass_a_challenge_again(tmp_path: Path) -> None:
+    keys = KeyPair.generate()
+
+    def once(challenge: AttestationChallenge) -> Answer:
+        return None if provider.challenges[1:] else honest(keys)(challenge)
+
     async with (
-        network(tmp_path, timing=timing) as net,
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=once) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        await provider.send(registration(keys))
+        await net.until(lambda: len(provider.challenges) == 2)
+        assert net.verified() == 0
+
+
+async def test_an_evicted_provider_that_registers_again_on_its_socket_gets_work(
+    tmp_path: Path,
+) -> None:
+    async def answer(job: Job) -> None:
+        await job.answer("Hello", usage=(1, 1))
+        await job.complete(1, 1)
+
+    keys = KeyPair.generate()
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, answer, keys=keys) as provider,
+    ):
+        session = await registered(net)
+        session.heartbeat_at -= 91
+        net.coordinator.hub.evict()
+        assert len(net.coordinator.hub.registry) == 0
+        await provider.send(registration(keys))
+        await net.until(lambda: net.verified() == 1)
+        assert (await net.ask()).status_code == 200
+
+
+async def test_a_heartbeat_within_ninety_seconds_keeps_a_provider(tmp_path: Path) -> None:
+    async with network(tmp_path) as net, scripted_provider(net.ws_url, idle):
+        session = await registered(net)
+        await net.until(lambda: net.verified() == 1)
+        session.heartbeat_at -= 80
+        net.coordinator.hub.evict()
+        assert len(net.coordinator.hub.registry) == 1
+
+
+async def test_work_of_a_machine_that_connects_twice_goes_to_its_new_connection(
+    tmp_path: Path,
+) -> None:
+    async def answer(job: Job) -> None:
+        await job.answer("Hello", usage=(1, 1))
+        await job.complete(1, 1)
+
+    # The vectors' machine, whose signing key nobody has: what binds its challenges is left out.
+    keys, fields = attested()
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=lambda _: None, **fields),
+    ):
+        first = await registered(net)
+        first.verified_at, first.sip_verified = net.coordinator.hub.sources.monotonic(), True
+        request = asyncio.create_task(net.ask())
+        await net.until(lambda: bool(first.attempts))
+        async with scripted_provider(net.ws_url, answer, decode_tps=1.0):
+            await net.until(lambda: net.verified() == 2)
+            async with scripted_provider(net.ws_url, idle, keys=keys, **fields):
+                # Its job failed before a chunk came, and was tried elsewhere.
+                assert (await request).status_code == 200
+                assert first not in net.coordinator.hub.registry
+
+
+async def test_a_silent_provider_is_evicted_but_its_socket_stays(tmp_path: Path) -> None:
+    async with (
+        network(tmp_path, timing=replace(QUICK, eviction_scan=0.01)) as net,
         scripted_provider(net.ws_url, idle) as provider,
     ):
         request = asyncio.create_task(net.ask())
         await net.until(lambda: bool(provider.jobs))
+        (await registered(net)).heartbeat_at -= 91
         assert (await request).status_code == 502
-        await net.until(lambda: len(net.coordinator.hub.registry) == 0)
+        assert len(net.coordinator.hub.registry) == 0
         # A later heartbeat is ignored; only a new registration brings it back.
         await provider.heartbeat()
         await (await provider.connection.ping())
@@ -246,6 +353,159 @@ async def test_a_runtime_that_is_not_listed_is_told_and_gets_no_work(tmp_path: P
         assert (await net.ask()).status_code == 503
         manifest = (await net.http.get("/v1/runtime/manifest")).json()
         assert manifest["runtime_hashes"] == {"good": True}
+
+
+async def test_a_provider_is_told_why_it_is_not_routed_and_when_that_is_over(
+    tmp_path: Path,
+) -> None:
+    hot = SystemMetrics(thermal_state="critical")
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, idle, extensions=("routing_status",)) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        for _ in range(3):
+            await provider.heartbeat(system_metrics=hot)
+        await net.until(lambda: len(provider.reasons) == 1)
+        [reason] = provider.reasons[0].reasons
+        assert (reason.code, reason.what) == ("heat", "is too hot")
+        assert "cool" in reason.next_step
+        await provider.heartbeat()
+        await net.until(lambda: len(provider.reasons) == 2)
+        assert provider.reasons[1].routable
+        assert provider.reasons[1].reasons == ()
+        # What does not change is not repeated.
+        await provider.heartbeat()
+        await (await provider.connection.ping())
+        assert len(provider.reasons) == 2
+
+
+async def test_a_provider_below_the_trust_floor_is_told_so_after_its_first_challenge(
+    tmp_path: Path,
+) -> None:
+    async with (
+        network(tmp_path, policy=Policy(min_trust="hardware")) as net,
+        scripted_provider(net.ws_url, idle, extensions=("routing_status",)) as provider,
+    ):
+        await net.until(lambda: bool(provider.reasons))
+        [told] = provider.reasons
+        assert not told.routable
+        assert [reason.code for reason in told.reasons] == ["low_trust"]
+
+
+async def test_a_provider_of_another_make_is_never_sent_a_message_it_may_not_know(
+    tmp_path: Path,
+) -> None:
+    async with (
+        network(tmp_path, policy=Policy(min_trust="hardware")) as net,
+        scripted_provider(net.ws_url, idle) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        await provider.heartbeat()
+        await (await provider.connection.ping())
+        assert provider.reasons == []
+
+
+GOOD, BAD = "a" * 64, "b" * 64
+
+
+async def test_every_component_of_the_runtime_is_held_to_the_operators_lists(
+    tmp_path: Path,
+) -> None:
+    policy = Policy(
+        accepted_python_hashes=frozenset({GOOD, "c" * 64}),
+        accepted_runtime_hashes=frozenset({GOOD}),
+        accepted_template_hashes={"chatml": GOOD, "llama": GOOD},
+    )
+    async with (
+        network(tmp_path, policy=policy) as net,
+        scripted_provider(
+            net.ws_url,
+            idle,
+            python_hash=BAD,
+            template_hashes={"chatml": BAD, "mine": GOOD},
+        ) as provider,
+    ):
+        await net.until(lambda: len(provider.statuses) == 2)
+        told = {m.component: (m.expected, m.got) for m in provider.statuses[0].mismatches}
+        assert told == {
+            "python": ("one of 2 accepted hashes", BAD),
+            "runtime": ("one of 1 accepted hashes", "(missing)"),
+            "template:chatml": (GOOD, BAD),
+            "template:llama": (GOOD, "(missing)"),
+            "template:mine": ("no such template", GOOD),
+        }
+        session = await registered(net)
+        # Neither a pass nor a failure.
+        assert (session.verified_at, session.challenge_failures) == (None, 0)
+        manifest = (await net.http.get("/v1/runtime/manifest")).json()
+        assert manifest["template_hashes"] == {"chatml": GOOD, "llama": GOOD}
+
+
+async def test_a_runtime_that_matches_every_list_gets_work(tmp_path: Path) -> None:
+    hashes: dict[str, Any] = {
+        "python_hash": GOOD,
+        "runtime_hash": GOOD,
+        "template_hashes": {"chatml": GOOD},
+    }
+    policy = Policy(
+        accepted_python_hashes=frozenset({GOOD, BAD}),
+        accepted_runtime_hashes=frozenset({BAD, GOOD}),
+        accepted_template_hashes={"chatml": GOOD},
+        accepted_binary_hashes=frozenset({GOOD}),
+        min_version="0.4.7",
+    )
+    keys = KeyPair.generate()
+    answers = answering(keys, binary_hash=GOOD, **hashes)
+    async with (
+        network(tmp_path, policy=policy) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=answers, **hashes) as provider,
+    ):
+        await net.until(lambda: net.verified() == 1)
+        assert provider.statuses == []
+        [candidate] = net.coordinator.hub.registry.candidates()
+        assert candidate.runtime_verified
+        assert not candidate.outdated
+
+
+async def test_a_version_below_the_operators_is_told_and_gets_no_work(tmp_path: Path) -> None:
+    timing = replace(QUICK, queue_wait=0.05)
+    async with (
+        network(tmp_path, policy=Policy(min_version="0.4.8"), timing=timing) as net,
+        scripted_provider(net.ws_url, idle, extensions=("routing_status",)) as provider,
+    ):
+        await net.until(lambda: bool(provider.reasons))
+        [reason] = provider.reasons[0].reasons
+        assert reason.code == "version"
+        assert (await net.ask()).status_code == 503
+
+
+async def test_a_program_that_is_not_listed_costs_the_trust(tmp_path: Path) -> None:
+    keys = KeyPair.generate()
+    policy = Policy(accepted_binary_hashes=frozenset({GOOD}))
+    answers = answering(keys, binary_hash=BAD)
+    async with (
+        network(tmp_path, policy=policy) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, answers=answers),
+    ):
+        session = await registered(net)
+        await net.until(lambda: session.challenge_failures == 1)
+        assert session.challenge_problem == "its program is not on the operator's list"
+
+
+async def test_an_attestation_of_a_program_that_is_not_listed_proves_nothing(
+    tmp_path: Path,
+) -> None:
+    keys, fields = attested()
+    policy = Policy(accepted_binary_hashes=frozenset({"0" * 64}))
+    async with (
+        network(tmp_path, policy=policy) as net,
+        scripted_provider(net.ws_url, idle, keys=keys, **fields),
+    ):
+        session = await registered(net)
+        assert session.attestation is not None
+        assert session.attestation.binary_hash
+        assert (session.trust, session.attested) == ("none", False)
 
 
 # ---------------------------------------------------------------- attestation
@@ -268,6 +528,13 @@ async def test_a_valid_attestation_is_self_signed_and_replaces_the_same_machine(
     ):
         session = await registered(net)
         assert (session.trust, session.serial) == ("self_signed", "TESTSERIAL01")
+        [shown] = (await net.http.get("/v1/providers/attestation")).json()["providers"]
+        assert "system_volume_hash" not in shown
+        assert session.attestation is not None
+        volume = {"system_volume_hash": "ab" * 32}
+        session.attestation = session.attestation.model_copy(update=volume)
+        [shown] = (await net.http.get("/v1/providers/attestation")).json()["providers"]
+        assert shown | volume == shown
         async with scripted_provider(net.ws_url, idle, keys=keys, **fields):
             await old.connection.wait_closed()
             assert old.connection.close_code == 1000

@@ -1,6 +1,7 @@
 """Every way a request can end, and the exact money of each.
 
-Prices: 50 000 in, 200 000 out. `usage=(1000, 2000)` costs 50 + 400 = 450 of the 800 reserved.
+Prices: 50 000 in, 200 000 out. `usage=(1000, 2000)` costs 50 + 400 = 450 of the 830 reserved:
+4000 tokens of answer, and every byte of the request as a token of the prompt.
 """
 
 from __future__ import annotations
@@ -107,7 +108,27 @@ async def test_claimed_tokens_beyond_the_reservation_are_clamped(tmp_path: Path)
         scripted_provider(net.ws_url, greedy, wallet_address=WALLET),
     ):
         await net.ask()
-        assert (await net.spent(), await net.balance(WALLET)) == (800, 800)
+        assert (await net.spent(), await net.balance(WALLET)) == (830, 830)
+
+
+async def test_the_owner_is_paid_in_full_for_a_prompt_with_a_token_a_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = "1234567890" * 4_000
+    template = 30
+
+    async def count_every_byte(job: Job) -> None:
+        await job.answer("Hello", usage=(len(digits) + template, 4000))
+        await job.complete(len(digits) + template, 4000)
+
+    async with (
+        network(tmp_path) as net,
+        scripted_provider(net.ws_url, count_every_byte, wallet_address=WALLET),
+    ):
+        assert (await net.ask(content=digits)).status_code == 200
+        wages = 40_030 * 50_000 // 10**6 + 4000 * 200_000 // 10**6
+        assert (await net.spent(), await net.balance(WALLET)) == (wages, wages)
+        assert "job_cost_clamped" not in capsys.readouterr().out
 
 
 async def test_without_a_provider_the_reservation_comes_back(tmp_path: Path) -> None:
@@ -129,13 +150,13 @@ async def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
 
 async def test_a_consumer_without_credit_is_told_so_and_nothing_is_asked(tmp_path: Path) -> None:
     async with (
-        network(tmp_path, credit=799) as net,
+        network(tmp_path, credit=829) as net,
         scripted_provider(net.ws_url, answer) as provider,
     ):
         reply = await net.ask()
         assert reply.status_code == 402
         assert reply.json()["error"]["type"] == "insufficient_funds"
-        assert await net.balance() == 799
+        assert await net.balance() == 829
         assert provider.jobs == {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,8 @@ from hypothesis.stateful import (
 from darkbloom_provider.coordinator import accounts, books
 from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.books import InsufficientFundsError
+from darkbloom_provider.coordinator.deposits import ledger as deposits
+from darkbloom_provider.coordinator.deposits.rail import CheckoutReport, CheckoutState, Reversal
 from darkbloom_provider.coordinator.ledger import Serving, recover_open_reservations
 from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.rail import Method, Onboarding, Receipt
@@ -47,10 +50,11 @@ servings = st.builds(
 
 
 class Ledger(RuleBasedStateMachine):
-    """Jobs, cancels, failures, refunds, sweeps and withdrawals, on a ledger made by `fresh`."""
+    """Jobs, cancels, failures, refunds, sweeps, withdrawals and deposits, on a `fresh` ledger."""
 
     reservations = Bundle("reservations")
     requested = Bundle("requested")
+    bought = Bundle("bought")
 
     def __init__(self, fresh: Callable[[], Path | str]) -> None:
         super().__init__()
@@ -181,6 +185,41 @@ class Ledger(RuleBasedStateMachine):
         assert credited == (row.amount if fails_now else 0)
         order = ["pending", "transferred", "paid", "failed"]
         assert order.index(row.status) >= order.index(before.status)
+
+    @rule(target=bought, who=st.sampled_from(PEOPLE), cents=st.integers(50, 500))
+    def buy_credit(self, who: str, cents: int) -> str:
+        self.made += 1
+        deposits.request(
+            self.connection,
+            who,
+            deposit_id=f"d{self.made}",
+            rail="till",
+            amount=cents * 10_000,
+            referral_code="",
+            now=NOON,
+        )
+        return f"d{self.made}"
+
+    @rule(
+        name=bought,
+        state=st.sampled_from(["open", "paid", "expired", "refunded"]),
+        cents=st.integers(1, 500),
+    )
+    def hear_of_payment(self, name: str, state: str, cents: int) -> None:
+        """The till's news, in any order and any number of times."""
+        connection = self.connection
+        before = deposits.get(connection, name)
+        held = books.balance_of(connection, before.account_id)
+        if state == "refunded":
+            after = deposits.note_reversal(connection, before, Reversal(cents), payment_id=None)
+        else:
+            report = CheckoutReport(cast("CheckoutState", state), cents)
+            after = deposits.note(connection, before, report, external_id=f"cs_{name}", now=NOON)
+        paid_now = after.status == "completed" != before.status
+        assert paid_now == (state == "paid" and before.status != "completed")
+        holds = books.balance_of(connection, before.account_id)
+        assert holds.balance - held.balance == (cents * 10_000 if paid_now else 0)
+        assert holds.withdrawable == held.withdrawable
 
     def note(self, name: str, settlement: object) -> None:
         """A reservation closes once, and says the same figures ever after."""

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.registry import Registry
-from support.house import ADMIN_KEY, House, furnished
+from support.house import ADMIN_KEY, RELEASE_KEY, House, furnished
 from support.network import CHAT, chat
 from support.scripted_provider import Job, scripted_provider
 
@@ -43,6 +43,15 @@ EVERYTHING = {
     "amount_usd": CODE,
     "wallet": CODE,
     "provider_key": CODE,
+    "events": [
+        {
+            "message": f"cannot answer {PROMPT}",
+            "stack": PROMPT,
+            "id": TOKEN,
+            "session_id": TOKEN,
+            "fields": {"error": PROMPT, "reason": f"because of {PROMPT}", "prompt": PROMPT},
+        }
+    ],
 }
 
 
@@ -62,7 +71,7 @@ def silent_about(lines: io.StringIO, house: House) -> None:
     """Nothing secret is in the lines, and there are lines."""
     text = lines.getvalue()
     assert text
-    secrets = {ADMIN_KEY, CANARY}
+    secrets = {ADMIN_KEY, RELEASE_KEY, CANARY}
     for person in (house.user, house.other, house.admin):
         secrets |= {person.api_key, person.device_token}
     for headers in house.credentials.values():

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import BigInteger, Boolean, Engine, Integer, MetaData, Text, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Double,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    Text,
+    inspect,
+    text,
+)
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from darkbloom_provider.coordinator import migrations, schema
@@ -25,7 +36,7 @@ def test_the_migrated_tables_are_the_ones_queries_see(place: Path | str) -> None
     made = reflected(engine)
     engine.dispose()
     assert set(made.tables) - {"schema_migrations"} == set(schema.metadata.tables)
-    kinds = {BigInteger: Integer, Integer: Integer, Text: Text, Boolean: Boolean}
+    kinds = {BigInteger: Integer, Integer: Integer, Text: Text, Boolean: Boolean, Double: Float}
     for name, table in schema.metadata.tables.items():
         actual = made.tables[name]
         assert {c.name for c in table.columns} == {c.name for c in actual.columns}

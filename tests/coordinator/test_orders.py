@@ -6,8 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from darkbloom_provider.coordinator.estimate import output_tokens, prompt_tokens
+from darkbloom_provider.coordinator.estimate import (
+    most_prompt_tokens,
+    output_tokens,
+    prompt_tokens,
+)
 from darkbloom_provider.coordinator.orders import Order, read_order
 from darkbloom_provider.coordinator.replies import ApiError
 from darkbloom_provider.models.catalogue import Catalogue
@@ -51,6 +57,19 @@ def test_a_quarter_of_the_bytes_is_the_estimate(document: dict[str, Any], tokens
     assert prompt_tokens(document) == tokens
 
 
+@given(contents=st.lists(st.text(), min_size=1), tools=st.lists(st.text()))
+def test_a_reservation_covers_a_tokenizer_that_knows_bytes_only(
+    contents: list[str], tools: list[str]
+) -> None:
+    messages = [{"role": "user", "content": content} for content in contents]
+    rendered = "".join(f"<|im_start|>user\n{content}<|im_end|>\n" for content in contents)
+    marks, default_system_prompt = 5 * len(contents), 200
+    worst = len(rendered.encode()) - len(contents) * len("<|im_start|>user\n<|im_end|>\n")
+    worst += marks + default_system_prompt + len("".join(tools).encode())
+    bound = most_prompt_tokens({"model": "m", "messages": messages, "tools": tools})
+    assert worst <= bound
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -58,6 +77,8 @@ def test_a_quarter_of_the_bytes_is_the_estimate(document: dict[str, Any], tokens
         b"not json",
         b"[]",
         b'{"model": NaN}',
+        # No number of a double's range: it could not be passed on.
+        b'{"metadata": {"a": -1e999}}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],
@@ -200,9 +221,3 @@ def test_what_is_missing_is_named(endpoint: str, asked: dict[str, Any], param: s
     with pytest.raises(InvalidRequestError) as caught:
         elsewhere(endpoint, **asked)
     assert caught.value.param == param
-
-
-def test_what_a_response_repeats_can_be_written_again() -> None:
-    body = f'{{"model": "{MODEL}", "input": "hi", "metadata": {{"a": 1e999}}, "top_p": 0.5}}'
-    read = read_order(body.encode(), CATALOGUE, "/v1/responses")
-    assert (read.asked.repeated["metadata"], read.asked.repeated["top_p"]) == ({}, 0.5)

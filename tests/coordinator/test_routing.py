@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkbloom_provider.coordinator.routing import (
-    Candidate,
     Demand,
     InFlight,
     Rules,
@@ -23,57 +22,17 @@ from darkbloom_provider.coordinator.routing import (
 )
 from darkbloom_provider.protocol.messages import (
     BackendCapacity,
-    BackendSlot,
-    PrivacyCapabilities,
     SystemMetrics,
 )
+from support.candidates import MODEL, NOW, candidate, capacity, jobs, without
 from support.scripted_provider import PROMISES
 
-MODEL = "mlx-community/gemma-4-26b-a4b-it-8bit"
-NOW = 1_000.0
 SEED = 7
 DEMAND = Demand(model=MODEL, prompt_tokens=0, max_output_tokens=8192, size_gb=28.0)
 
 
 def dice() -> random.Random:
     return random.Random(SEED)
-
-
-def candidate(**changes: object) -> Candidate:
-    plain = Candidate(
-        session_id="a",
-        models=frozenset({MODEL}),
-        status="online",
-        trust="none",
-        runtime_verified=True,
-        public_key="key",
-        backend="inprocess-mlx",
-        encrypted_chunks=True,
-        sip_verified=True,
-        privacy=PROMISES,
-        verified_at=NOW - 1,
-        in_flight=(),
-        capacity=None,
-        metrics=SystemMetrics(),
-        memory_gb=64,
-        bandwidth_gbs=400,
-        decode_tps=0,
-        prefill_tps=0,
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type] # the names are checked by replace
-
-
-def capacity(total: float, active: float = 0, **slot: object) -> BackendCapacity:
-    slots = (BackendSlot.model_validate({"model": MODEL, **slot}),) if slot else ()
-    return BackendCapacity(slots=slots, gpu_memory_active_gb=active, total_memory_gb=total)
-
-
-def jobs(count: int, model: str = MODEL) -> tuple[InFlight, ...]:
-    return (InFlight(model, 100),) * count
-
-
-def without(flag: str) -> PrivacyCapabilities:
-    return PROMISES.model_copy(update={flag: False})
 
 
 @pytest.mark.parametrize(

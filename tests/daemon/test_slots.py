@@ -8,7 +8,7 @@ import pytest
 
 from darkbloom_provider.config import BackendSection
 from darkbloom_provider.daemon.slots import ModelSlots, choose
-from darkbloom_provider.engine.errors import NoRoomError
+from darkbloom_provider.engine.errors import NoRoomError, OutOfServiceError
 from darkbloom_provider.errors import ConfigError, ModelError
 from darkbloom_provider.models.store import InstalledModel
 from support.daemon_parts import FakeLoader
@@ -158,6 +158,37 @@ async def test_a_model_in_use_is_never_unloaded() -> None:
     await slots.load_all(loader)
     time.now += 1000
     await slots.unload_idle(loader, 60, lambda: {"a": 1})
+    assert slots.warm() == ("a",)
+
+
+async def test_an_engine_that_hangs_keeps_its_idle_model_and_ends_nothing() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A, B], time.clock)
+    await slots.load_all(loader)
+    time.now += 1000
+    loader.stuck = OutOfServiceError("a", "it hangs")
+    assert await slots.unload_idle(loader, 60, dict) == 0
+    assert sorted(slots.warm()) == ["a", "b"]
+    loader.stuck = None
+    assert await slots.unload_idle(loader, 60, dict) == 2
+    assert slots.warm() == ()
+
+
+async def test_a_model_asked_for_while_its_unload_fails_stays_as_the_request_left_it() -> None:
+    time, loader = ManualTime(), FakeLoader()
+    slots = ModelSlots([A], time.clock)
+    await slots.load_all(loader)
+    time.now += 1000
+    loader.stuck = OutOfServiceError("a", "it hangs")
+    unloading = asyncio.create_task(slots.unload_idle(loader, 60, dict))
+    await asyncio.sleep(0)
+    loader.fail["a"] = OutOfServiceError("a", "it hangs")
+    with pytest.raises(OutOfServiceError):
+        await slots.prepare(loader, "a")
+    await unloading
+    assert (slots.snapshot()[0].detail or "").startswith("the last load failed")
+    loader.stuck, loader.fail = None, {}
+    await slots.prepare(loader, "a")
     assert slots.warm() == ("a",)
 
 

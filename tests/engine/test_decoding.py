@@ -10,6 +10,8 @@ import pytest
 
 from darkbloom_provider.engine.decoding import Decoding, Row, Token
 from darkbloom_provider.engine.layers import merge
+from darkbloom_provider.engine.requests import SamplingParams
+from darkbloom_provider.engine.sampling import Sampler
 from support.counting_up import VOCABULARY, CountingUp, held
 
 
@@ -108,6 +110,19 @@ def test_rows_that_choose_alike_are_sampled_together_and_keep_their_order() -> N
     assert rig.step() == {1: 222, 3: 404, 4: 522}
     assert rig.step() == {1: 233, 3: 406, 4: 533}
     assert ones.batches[-1] == 1
+
+
+def test_whoever_samples_takes_nothing_from_those_that_take_the_likeliest() -> None:
+    rig = Rig()
+    likeliest = Sampler(SamplingParams(temperature=0), seed=0)
+    one, two = Adding(1), Adding(2)
+    for key, sampler in enumerate((likeliest, one, likeliest, two, one)):
+        rig.join(key, [100 * (key + 1)], sampler=sampler)
+    rig.step()
+    assert rig.step() == {0: 101, 1: 202, 2: 301, 3: 403, 4: 502}
+    assert (one.batches, two.batches) == ([2, 2], [1, 1])
+    rig.decoding.leave([1, 4])
+    assert rig.step() == {0: 102, 2: 302, 3: 406}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

@@ -1,4 +1,4 @@
-"""Requests that come, run and leave in any order, in little memory: all end, as if alone."""
+"""Requests that come, run, stand still and leave in any order, in little memory: as if alone."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Its reader falls far behind, or comes back."""
+
+    which: int
+    held: bool
+
+
+Order = Add | Step | Cancel | Hold
+
+
+@dataclass(frozen=True)
 class Machine:
     """How little there is of everything."""
 
@@ -68,6 +79,7 @@ ORDERS = st.lists(
         st.builds(Add, st.integers(0, len(PROMPTS) - 1), st.integers(1, LONGEST)),
         st.builds(Step, st.integers(1, 6)),
         st.builds(Cancel, st.integers(0, 5)),
+        st.builds(Hold, st.integers(0, 5), st.booleans()),
     ),
     min_size=4,
     max_size=24,
@@ -97,7 +109,7 @@ class Trial:
         self.requests: dict[int, GenerationRequest] = {}
         self.expected = expected
 
-    def follow(self, orders: list[Add | Step | Cancel]) -> None:
+    def follow(self, orders: list[Order]) -> None:
         for order in orders:
             match order:
                 case Add():
@@ -107,9 +119,16 @@ class Trial:
                 case Step():
                     self.steps(order.count)
                 case Cancel() if self.requests:
-                    self.run.cancel(max(0, len(self.requests) - 1 - order.which))
+                    self.run.cancel(self.latest(order.which))
+                case Hold() if self.requests:
+                    self.run.batch.hold(self.latest(order.which), held=order.held)
+        for key in self.requests:
+            self.run.batch.hold(key, held=False)
         while self.run.batch.busy:
             self.steps(PATIENCE)
+
+    def latest(self, which: int) -> int:
+        return max(0, len(self.requests) - 1 - which)
 
     def steps(self, count: int) -> None:
         batch = self.run.batch
@@ -141,7 +160,7 @@ def try_orders(weights: Weights, examples: int) -> None:
 
     @hypothesis_settings(max_examples=examples)
     @given(orders=ORDERS, machine=MACHINES)
-    def every_order(orders: list[Add | Step | Cancel], machine: Machine) -> None:
+    def every_order(orders: list[Order], machine: Machine) -> None:
         trial = Trial(weights, machine, expected)
         trial.follow(orders)
         trial.check()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -44,12 +46,14 @@ class SlowTokenizer:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
+        self.begun = threading.Event()
         self.read: list[str] = []
         real = prompt.read
 
         def read(tokenizer: Tokenizer, request: GenerationRequest) -> EncodedPrompt:
             text = request.prompt or ""
             self.read.append(text)
+            self.begun.set()
             if text.startswith(SLOW):
                 self.reached.set()
                 assert self.open.wait(WAIT)
@@ -58,6 +62,10 @@ class SlowTokenizer:
             return real(tokenizer, request)
 
         monkeypatch.setattr(prompt, "read", read)
+
+    async def begins(self) -> None:
+        """Wait until it reads any prompt."""
+        await asyncio.to_thread(self.begun.wait, WAIT)
 
     async def stuck(self) -> None:
         """Wait until it reads a slow prompt."""
@@ -235,12 +243,12 @@ async def test_a_tokenizer_that_is_stuck_takes_its_model_out_of_service_until_it
     being_read, waiting = (engine.submit(ask(SLOW)) for _ in range(2))
     await slow.stuck()
     await text_of(stream)
-    clock.now += LIMIT + 1
+    clock.now += LIMIT * 1.25
     engine._watch.look()
     for generation in (being_read, waiting):
         with pytest.raises(OutOfServiceError) as caught:
             await text_of(generation)
-        assert caught.value.why == "tiny has been reading one prompt for 61 s"
+        assert caught.value.why == "tiny has been reading one prompt for 75 s"
     with pytest.raises(OutOfServiceError):
         engine.submit(ask())
     slot = engine.snapshot().slot(MODEL)
@@ -250,3 +258,59 @@ async def test_a_tokenizer_that_is_stuck_takes_its_model_out_of_service_until_it
 
     slow.open.set()
     assert await served_again(engine)
+
+
+POISON = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+"""Goes on for hours, within all that the templates' sandbox allows."""
+
+
+@pytest.fixture
+async def poisoned(tiny_model: Path, tmp_path: Path, clock: Clock) -> AsyncIterator[Engine]:
+    path = tmp_path / "poisoned"
+    shutil.copytree(tiny_model, path)
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    config["chat_template"] = POISON + config["chat_template"]
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    async with Engine(EngineSettings(stall_limit_s=LIMIT), clock=clock) as engine:
+        await engine.load(MODEL, path)
+        yield engine
+
+
+async def given_up(engine: Engine, clock: Clock, reader: SlowTokenizer) -> None:
+    """Ask with a message, wait until its template is being rendered, and for too long."""
+    reader.begun.clear()
+    message = {"role": "user", "content": "secret"}
+    generation = engine.submit(GenerationRequest("r", MODEL, messages=(message,)))
+    await reader.begins()
+    clock.now += LIMIT + 1
+    engine._watch.look()
+    with pytest.raises(GenerationFailedError, match="took too long") as caught:
+        await text_of(generation)
+    assert "secret" not in "".join(caught.value.lines())
+    await generation.released()
+
+
+async def test_a_template_that_never_ends_is_given_up_and_the_next_prompt_is_read(
+    poisoned: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = SlowTokenizer(monkeypatch)
+    await given_up(poisoned, clock, reader)
+    assert await text_of(poisoned.submit(ask()))
+
+
+async def test_a_template_that_never_ends_again_and_again_is_left_alone_for_a_while(
+    poisoned: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = SlowTokenizer(monkeypatch)
+    for _ in range(3):
+        await given_up(poisoned, clock, reader)
+    with pytest.raises(OutOfServiceError, match="takes for ever"):
+        poisoned.submit(ask())
+    slot = poisoned.snapshot().slot(MODEL)
+    assert slot is not None
+    assert slot.state == "crashed"
+    clock.now += 1
+    assert await text_of(poisoned.submit(ask()))
+    slot = poisoned.snapshot().slot(MODEL)
+    assert slot is not None
+    assert slot.problem is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from darkbloom_provider.engine import side_thread
-from darkbloom_provider.engine.side_thread import SideThread
+from darkbloom_provider.engine.side_thread import InterruptedCallError, SideThread
 
 WAIT = 30
 
@@ -126,6 +127,59 @@ async def test_closing_begins_nothing_and_does_not_wait_for_ever(
     await thread.aclose()
     assert [*alive, thread.alive] == [True, False]
     assert "second" not in told.outcomes
+
+
+async def test_a_call_that_never_ends_by_itself_is_interrupted_and_the_next_has_its_turn(
+    thread: SideThread,
+) -> None:
+    told, begun = Told(), threading.Event()
+
+    def endless() -> None:
+        while True:
+            begun.set()
+            with contextlib.suppress(Exception):
+                sum(range(100))
+
+    thread.start(endless, told)
+    thread.start(lambda: "next", told)
+    await asyncio.to_thread(begun.wait, WAIT)
+    thread.interrupt()
+    thread.interrupt()
+    assert await told.count(2) == [InterruptedCallError, "next"]
+
+
+async def test_an_interruption_that_comes_too_late_hits_nothing(thread: SideThread) -> None:
+    told, gate = Told(), Gate()
+    thread.interrupt()
+    thread.start(gate, told)
+    await asyncio.to_thread(gate.begun.wait, WAIT)
+    thread.interrupt()  # while it waits for a lock: it is heard when that returns
+    gate.open.set()
+    await told.count(1)
+    thread.interrupt()
+    thread.start(lambda: "next", told)
+    assert await told.count(2) == [InterruptedCallError, "next"]
+
+
+async def test_interrupted_at_any_moment_every_call_has_one_outcome(thread: SideThread) -> None:
+    told, over = Told(), threading.Event()
+
+    def interrupting() -> None:
+        while not over.is_set():
+            thread.interrupt()
+
+    interrupter = threading.Thread(target=interrupting)
+    interrupter.start()
+    for number in range(300):
+        thread.start(lambda number=number: sum(range(number)) and number, told)  # type: ignore[misc] # bound early
+    outcomes = await told.count(300)
+    over.set()
+    interrupter.join()
+    assert all(
+        outcome is InterruptedCallError or outcome == (number if number > 1 else 0)
+        for number, outcome in enumerate(outcomes)
+    )
+    assert thread.alive
 
 
 def test_a_loop_that_is_closed_is_not_told() -> None:

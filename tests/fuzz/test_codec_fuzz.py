@@ -24,7 +24,7 @@ needs_atheris = pytest.mark.skipif(not has_atheris, reason="there is no atheris 
 
 def test_the_seeds_are_all_the_kinds_of_frames_there_are() -> None:
     kinds = {kind for seed in target.seeds() for kind in re.findall(rb'^{"type":"(\w+)"', seed)}
-    assert len(kinds) == 11
+    assert len(kinds) == 12
 
 
 def test_frames_that_are_almost_right_are_messages_or_frame_errors() -> None:

@@ -8,12 +8,15 @@ from darkbloom_provider.link import actions as do
 from darkbloom_provider.link import events
 from darkbloom_provider.link.failure import ChallengesStopped, HeartbeatOverdue, NotAccepted
 from darkbloom_provider.link.session import REMEMBERED_REQUESTS, Session
+from darkbloom_provider.link.state import Problem
 from darkbloom_provider.protocol.codec import MalformedFrameError, UnknownMessageError
 from darkbloom_provider.protocol.messages import (
     AttestationChallenge,
     Cancel,
     CoordinatorMessage,
     InferenceRequest,
+    RoutingReason,
+    RoutingStatus,
     RuntimeMismatch,
     RuntimeStatus,
 )
@@ -324,6 +327,68 @@ def test_a_verified_runtime_clears_the_mismatch_once(registered: Driver) -> None
     registered.hear(MISMATCH)
     assert registered.hear(verified) == [do.ClearProblem()]
     assert registered.hear(verified) == []
+
+
+# ---------------------------------------------------------------- why no work comes
+
+LOW_TRUST = RoutingStatus(
+    reasons=(RoutingReason(code="low_trust", what="trust is low", next_step="type `x`"),)
+)
+ALL_WELL = RoutingStatus(routable=True)
+
+
+def test_why_no_work_comes_is_shown_with_what_to_do_until_it_is_over(registered: Driver) -> None:
+    (shown,) = registered.hear(LOW_TRUST)
+    assert shown == do.ShowProblem(
+        Problem("The coordinator sends this machine no work", "type `x`", "trust is low")
+    )
+    assert registered.hear(LOW_TRUST) == []
+    assert registered.hear(CHALLENGE) == [do.Answer(CHALLENGE)]
+    assert registered.hear(ALL_WELL) == [do.ClearProblem()]
+    assert registered.hear(ALL_WELL) == []
+
+
+def test_a_reason_that_concerns_some_models_names_them(registered: Driver) -> None:
+    hot = RoutingReason(code="engine", what="its engine is crashed", model="m")
+    (shown,) = registered.hear(RoutingStatus(routable=True, reasons=(hot,)))
+    assert isinstance(shown, do.ShowProblem)
+    assert "some of this machine's models" in shown.problem.what
+    assert shown.problem.why == "m its engine is crashed"
+    assert "darkbloom doctor" in shown.problem.next_step
+
+
+def test_no_work_without_a_reason_is_still_shown(registered: Driver) -> None:
+    for status in (RoutingStatus(), RoutingStatus(reasons=(RoutingReason(),))):
+        (shown,) = registered.hear(status)
+        assert isinstance(shown, do.ShowProblem)
+
+
+def test_a_runtime_that_is_not_listed_is_shown_first_and_the_rest_after_it(
+    registered: Driver,
+) -> None:
+    registered.hear(LOW_TRUST)
+    (shown,) = registered.hear(MISMATCH)
+    assert isinstance(shown, do.ShowProblem)
+    assert shown.problem.why == "not listed: runtime"
+    assert registered.hear(RoutingStatus()) == []
+    registered.hear(LOW_TRUST)
+    (back,) = registered.hear(RuntimeStatus(verified=True))
+    assert isinstance(back, do.ShowProblem)
+    assert back.problem.why == "trust is low"
+
+
+def test_registering_again_forgets_why_no_work_came(registered: Driver) -> None:
+    registered.hear(LOW_TRUST)
+    assert do.ClearProblem() in registered.tell(events.Reregister("new models"))
+
+
+def test_foreign_text_about_routing_is_made_safe_to_show(registered: Driver) -> None:
+    nasty = RoutingReason(what="a\x1b[2Jb" + "x" * 999, next_step="c\nd", model="e\rf")
+    (shown,) = registered.hear(RoutingStatus(reasons=(nasty,) * 99))
+    assert isinstance(shown, do.ShowProblem)
+    assert shown.problem.next_step == "c d"
+    assert (shown.problem.why or "").isprintable()
+    assert len(shown.problem.why or "") < 2_500
 
 
 # ---------------------------------------------------------------- ending

@@ -17,6 +17,8 @@ from darkbloom_provider.protocol.messages import (
     AttestationChallenge,
     Cancel,
     InferenceRequest,
+    RoutingReason,
+    RoutingStatus,
     RuntimeStatus,
 )
 from support.recordings import SESSIONS, recording
@@ -27,6 +29,11 @@ MESSAGES = st.one_of(
     st.builds(InferenceRequest, request_id=REQUEST_IDS),
     st.builds(Cancel, request_id=REQUEST_IDS),
     st.builds(RuntimeStatus, verified=st.booleans()),
+    st.builds(
+        RoutingStatus,
+        routable=st.booleans(),
+        reasons=st.lists(st.builds(RoutingReason, what=st.sampled_from("ab"))).map(tuple),
+    ),
 )
 EVENTS: st.SearchStrategy[events.Event] = st.one_of(
     st.builds(events.Connected),

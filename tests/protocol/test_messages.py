@@ -47,10 +47,12 @@ FIELDS: Final[dict[str, str]] = {
     "runtime_hash template_hashes model_hashes",
     "RuntimeStatus": "type verified mismatches",
     "RuntimeMismatch": "component expected got",
+    "RoutingStatus": "type routable reasons",
+    "RoutingReason": "code what next_step model",
 }
 """The protocol's index of fields. `InferenceRequest.body`, plaintext of an older mode, is no field
 here: it is never read, and a request without a box is refused."""
-EXTENSIONS: Final = {"Register": {"machine_id"}, "InferenceResponseChunk": {"usage"}}
+EXTENSIONS: Final = {"Register": {"machine_id", "extensions"}, "InferenceResponseChunk": {"usage"}}
 NEVER_SENT: Final = {("InferenceResponseChunk", "data")}
 
 INTEGERS: Final = frozenset(

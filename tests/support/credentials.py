@@ -76,7 +76,9 @@ Credentials = dict[str, Callable[[], Headers]]
 """The headers behind each name; made anew for each request."""
 
 
-async def every_credential(user: Person, admin: Person, admin_key: str) -> Credentials:
+async def every_credential(
+    user: Person, admin: Person, admin_key: str, release_key: str
+) -> Credentials:
     """What a stranger, a user, their machine and the operator can show."""
     ended = await user.ended_session()
     stranger = Identity(SessionKeys.generate())
@@ -102,6 +104,7 @@ async def every_credential(user: Person, admin: Person, admin_key: str) -> Crede
         "garbage bearer, key in x-api-key": lambda: bearer("garbage") | {"x-api-key": user.api_key},
         "session": lambda: bearer(user.session()),
         "operator": lambda: bearer(admin_key),
+        "release key": lambda: bearer(release_key),
         "admin key": lambda: bearer(admin.api_key),
         "admin session": lambda: bearer(admin.session()),
     }

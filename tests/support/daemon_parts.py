@@ -305,6 +305,8 @@ class FakeLoader:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, Exception] = {}
+        self.stuck: Exception | None = None
+        """What an unload ends with, if not with the model gone."""
         self.room: int | None = None
         """How many models fit at once; None for any number."""
         self.held: list[str] = []
@@ -326,6 +328,8 @@ class FakeLoader:
     async def unload(self, model_id: str) -> None:
         self.calls.append(f"unload {model_id}")
         await asyncio.sleep(0)
+        if self.stuck is not None:
+            raise self.stuck
         self.held.remove(model_id)
 
 

@@ -19,6 +19,11 @@ from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
+from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
+from darkbloom_provider.coordinator.metrics import Metrics
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import PayoutRail
@@ -35,6 +40,7 @@ T = TypeVar("T")
 NO_RATES = Rates(*[UNLIMITED] * len(fields(Rates)))
 QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ADMIN_KEY = "the-operators-key"
+RELEASE_KEY = "the-builders-key"
 BASE = "http://coordinator.test:8080"
 
 
@@ -124,31 +130,36 @@ async def front_desk(
     where: Path | str | None = None,
     rates: Rates | None = None,
     rail: Callable[[Clock], PayoutRail] | None = None,
+    sell: Callable[[Clock], CheckoutRail] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over a fresh database, in this directory unless told `where`.
 
     Payouts go to the sandbox unless `rail` makes another one, and nobody is limited unless `rates`
-    say so. `changes` replace fields of `Services`.
+    say so; credit is sold over `sell`. `changes` replace fields of `Services`.
     """
     clock = Clock()
     database = await Database.open(where or directory / "ledger.sqlite3", clock=clock)
     revoked: list[str] = []
     ids = itertools.count(1)
+    checkout = sell(clock) if sell else SandboxCheckout(base_url=BASE)
     chosen = rail(clock) if rail else SandboxRail(clock, base_url=BASE)
     services = replace(
         Services(
             db=database,
-            identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY)),
+            identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY), Secret(RELEASE_KEY)),
             sealing=None,
             clock=clock,
+            monotonic=clock.monotonic,
             random_hex=counted_hex(),
             new_id=lambda: f"id-{next(ids)}",
             payouts=PayoutDesk(database, chosen, clock),
+            deposits=DepositDesk(database, checkout, clock),
             sandbox_setup=SandboxSetup(counted_hex("setup")),
+            metrics=Metrics(),
             passwords=Passwords(QUICK_HASHER),
             limiter=RateLimiter(rates or NO_RATES, monotonic=clock.monotonic, now=clock),
-            catalogue=Catalogue.builtin(),
+            offer=Offer(database, Catalogue.builtin()),
             policy=Policy(),
             console_url=None,
             connected_providers=lambda: 0,
@@ -163,4 +174,5 @@ async def front_desk(
             yield Desk(services, clock, client, revoked)
     finally:
         await chosen.close()
+        await checkout.close()
         await database.close()

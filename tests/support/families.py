@@ -1,4 +1,4 @@
-"""Models of every kind of cache that mlx-lm batches, made of random numbers in milliseconds.
+"""Models of every kind of cache that mlx-lm has, made of random numbers in milliseconds.
 
 The classes are mlx-lm's own: only the sizes and the numbers are ours. Tokenizer, vocabulary and
 what may be said are those of `support.tiny_model`: greedy output is printable ASCII and never ends
@@ -8,7 +8,9 @@ by itself.
 from __future__ import annotations
 
 import importlib
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import load_tokenizer
 
+from darkbloom_provider.engine import trial
 from darkbloom_provider.engine.loading import Weights
 from support.tiny_model import CONTEXT_LENGTH, silent_tokens
 
@@ -156,22 +159,108 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "zero_expert_type": "identity",
     },
 }
+_ALONE: dict[str, dict[str, Any]] = {
+    # attention with a cap, written for a mask of one row
+    "gemma2": {**_ATTENTION, "num_hidden_layers": 2, "head_dim": 8},
+    # a recurrent state that takes padding for text
+    "recurrent_gemma": {
+        **_ATTENTION,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "attention_bias": False,
+        "attention_window_size": WINDOW,
+        "block_types": ["recurrent", "attention"],
+        "conv1d_width": 4,
+        "logits_soft_cap": 30.0,
+    },
+}
+_UNBATCHABLE: dict[str, dict[str, Any]] = {
+    # attention within chunks
+    "llama4": {
+        "text_config": {
+            **_ATTENTION,
+            "model_type": "llama4_text",
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "attention_bias": False,
+            "attention_chunk_size": WINDOW,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size_mlp": 64,
+            "num_experts_per_tok": 1,
+            "num_local_experts": 4,
+            "rope_scaling": None,
+            "use_qk_norm": True,
+        },
+    },
+    # a window and what is left of everything before it
+    "deepseek_v41": {
+        **_ATTENTION,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "q_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "o_groups": 2,
+        "o_lora_rank": 8,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": WINDOW,
+        "index_n_heads": 2,
+        "index_head_dim": 8,
+    },
+}
 FAMILIES = tuple(_CONFIGS)
-"""Model types, as in the config.json of a model."""
+"""Model types, as in the config.json of a model, whose requests are computed together."""
+ALONE = tuple(_ALONE)
+"""Those that answer one request at a time."""
+UNBATCHABLE = tuple(_UNBATCHABLE)
+"""Those that are not served."""
 
 
 def build_family(family: str, tiny_model: Path, *, seed: int = 3) -> Weights:
     """A model of the family, with the tokenizer of the folder `tiny_model`."""
     tokenizer = load_tokenizer(tiny_model, {"local_files_only": True})
-    vocabulary = len(tokenizer.get_vocab())
-    config = {"model_type": family, "vocab_size": vocabulary, **_CONFIGS[family]}
+    vocabulary = tokenizer.get_vocab()
+    model = _model(_config(family, len(vocabulary)), vocabulary, seed)
+    return Weights(
+        model=model,
+        tokenizer=tokenizer,
+        context_length=CONTEXT_LENGTH,
+        weight_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        vocabulary_size=len(vocabulary),
+        keeps_company=trial.keeps_company(model),
+    )
+
+
+def save_family(family: str, tiny_model: Path, path: Path, *, seed: int = 3) -> Path:
+    """The same as a model's folder, written to `path`."""
+    shutil.copytree(tiny_model, path)
+    vocabulary = load_tokenizer(tiny_model, {"local_files_only": True}).get_vocab()
+    config = _config(family, len(vocabulary))
+    model = _model(config, vocabulary, seed)
+    mx.save_safetensors(
+        str(path / "model.safetensors"),
+        dict(tree_flatten(model.parameters())),
+        metadata={"format": "mlx"},
+    )
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def _config(family: str, vocabulary: int) -> dict[str, Any]:
+    sizes = {**_CONFIGS, **_ALONE, **_UNBATCHABLE}[family]
+    config = {"model_type": family, "vocab_size": vocabulary, **sizes}
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], "vocab_size": vocabulary}
-    module = importlib.import_module(f"mlx_lm.models.{family}")
+    return config
+
+
+def _model(config: dict[str, Any], vocabulary: dict[str, int], seed: int) -> Any:
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     model = module.Model(module.ModelArgs.from_dict(config))
     parameters = tree_flatten(model.parameters())
     untied = any("lm_head" in name for name, _ in parameters)
-    silent = mx.array(silent_tokens(tokenizer.get_vocab()))
+    silent = mx.array(silent_tokens(vocabulary))
     key = mx.random.key(seed)
     numbers = []
     for name, array in parameters:
@@ -180,13 +269,7 @@ def build_family(family: str, tiny_model: Path, *, seed: int = 3) -> Weights:
     model.update(tree_unflatten(numbers))
     model.eval()
     mx.eval(model.parameters())
-    return Weights(
-        model=model,
-        tokenizer=tokenizer,
-        context_length=CONTEXT_LENGTH,
-        weight_bytes=sum(array.nbytes for _, array in numbers),
-        vocabulary_size=vocabulary,
-    )
+    return model
 
 
 def _numbers(name: str, like: Any, key: Any, silent: Any, *, untied: bool) -> Any:

@@ -18,6 +18,7 @@ from support.credentials import Credentials, Person, every_credential, person
 from support.network import Network, network
 
 ADMIN_KEY = "the-operators-own-key"
+RELEASE_KEY = "the-builders-own-key"
 
 
 @dataclass
@@ -35,7 +36,7 @@ class House:
         """Every method and path of the application."""
         coordinator = self.net.coordinator
         services, hub = coordinator.services, coordinator.hub
-        registrar = Registrar(services.db, services.catalogue, services.policy, hub.sources)
+        registrar = Registrar(services.db, services.offer, services.policy, hub.sources)
         app = build_app(
             services, hub, registrar, Books(services.db, services.policy, services.clock)
         )
@@ -56,10 +57,10 @@ class House:
 async def furnished(directory: Path) -> AsyncIterator[House]:
     """The network, its people and their credentials."""
     async with (
-        network(directory, admin_key=ADMIN_KEY) as net,
+        network(directory, admin_key=ADMIN_KEY, release_key=RELEASE_KEY) as net,
         httpx.AsyncClient(base_url=net.coordinator.base_url, timeout=20) as http,
     ):
         user, other = await person(net, "user"), await person(net, "other")
         admin = await person(net, "admin", admin=True)
-        credentials = await every_credential(user, admin, ADMIN_KEY)
+        credentials = await every_credential(user, admin, ADMIN_KEY, RELEASE_KEY)
         yield House(net, user, other, admin, credentials, http)

@@ -34,7 +34,7 @@ from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import Order, PayoutReport, Receipt
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail
-from darkbloom_provider.coordinator.schema import jobs, metadata, withdrawals
+from darkbloom_provider.coordinator.schema import deposits, jobs, metadata, withdrawals
 from darkbloom_provider.coordinator.sweep import wallet_sweep
 from support.books import (
     CONSUMER,
@@ -47,6 +47,7 @@ from support.books import (
 from support.desk import Desk, front_desk
 
 WITHDRAW = "/v1/billing/withdraw/stripe"
+CREATE = "/v1/billing/stripe/create-session"
 ONBOARD = "/v1/billing/stripe/onboard"
 KEYS = ("paid", "failed")
 _SHOWN_CHARACTERS = 6_000
@@ -212,6 +213,19 @@ async def withdraw(desk: Desk, key: str) -> None:
     assert reply.status_code in {200, 202}, reply.text
 
 
+async def buy(desk: Desk) -> None:
+    """Credit, paid for on the sandbox's page."""
+    reply = await desk.client.post(
+        CREATE,
+        headers=desk.session(CONSUMER) | {"Idempotency-Key": "bought"},
+        json={"amount_usd": "3.00"},
+    )
+    assert reply.status_code == 200, reply.text
+    paid = await desk.client.post(reply.json()["url"], data={"choice": "pay"})
+    # Paid before, there is nothing to pay any more.
+    assert paid.status_code in {200, 404}, paid.text
+
+
 async def sweep(desk: Desk) -> None:
     await desk.write(
         lambda c: wallet_sweep(
@@ -236,6 +250,7 @@ async def live(run: Run) -> None:
     async with run.desk() as desk:
         run.points.armed = True
         await run.trade(desk)
+        await run.step("buy", lambda: buy(desk))
         await run.withdraw(desk)
         run.points.armed = False
     (run.directory / "passed").write_text(str(run.points.passed))
@@ -251,6 +266,7 @@ async def survive(run: Run) -> None:
         # A client that got no answer asks again, with the same key.
         for key in KEYS:
             await withdraw(desk, key)
+        await buy(desk)
         for _ in range(6):
             desk.clock.forward(timedelta(days=1))
             await payouts(desk).take_due_steps()
@@ -283,12 +299,16 @@ def kept(connection: Connection, done: list[str]) -> None:
             assert name in states, step
         elif act in {"settle", "refund"}:
             assert states[name] == wanted[name], step
+    if "buy" in done:
+        assert connection.execute(select(deposits.c.status)).scalar_one() == "completed"
     count = connection.execute(select(func.count()).select_from(withdrawals)).scalar_one()
     assert count >= sum(step.startswith("withdraw") for step in done)
 
 
 def finished(connection: Connection, bank: Path) -> None:
     """One withdrawal a key; the bank and the books agree; nothing was paid or taken twice."""
+    bought = connection.execute(select(deposits)).one()
+    assert (bought.status, bought.credited) == ("completed", 3_000_000)
     rows = connection.execute(select(withdrawals)).all()
     assert sorted(row.status for row in rows) == ["failed", "paid"]
     transfers = {path.name for path in bank.glob("tr-*")}

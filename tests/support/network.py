@@ -116,6 +116,7 @@ async def network(
     rates: Rates | None = None,
     credit: int = CREDIT,
     admin_key: str | None = None,
+    release_key: str | None = None,
     database: str | None = None,
     payouts: Payouts | None = None,
     sources: Sources | None = None,
@@ -130,6 +131,7 @@ async def network(
         limits=limits or Limits(),
         rates=rates or NO_RATES,
         admin_key=None if admin_key is None else Secret(admin_key),
+        release_key=None if release_key is None else Secret(release_key),
         payouts=payouts or Payouts(),
     )
     async with running_coordinator(settings, Catalogue.builtin(), sources) as coordinator:
@@ -148,7 +150,7 @@ async def network(
 
 
 def chat(content: str = "hello", **body: Any) -> dict[str, Any]:
-    """A chat request. Reserves 800 micro-USD: 8 estimated prompt tokens cost nothing."""
+    """A chat request. Reserves 830 micro-USD: 800 for the answer and 30 for the prompt."""
     messages = [{"role": "user", "content": content}]
     return {"model": MODEL, "messages": messages, "max_tokens": 4000} | body
 

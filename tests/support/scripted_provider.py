@@ -31,6 +31,7 @@ from darkbloom_provider.protocol.messages import (
     PrivacyCapabilities,
     ProviderMessage,
     Register,
+    RoutingStatus,
     RuntimeStatus,
     Usage,
 )
@@ -138,6 +139,7 @@ class ScriptedProvider:
     answers: Callable[[AttestationChallenge], AttestationResponse | None]
     jobs: dict[str, Job] = field(default_factory=dict)
     statuses: list[RuntimeStatus] = field(default_factory=list)
+    reasons: list[RoutingStatus] = field(default_factory=list)
     challenges: list[AttestationChallenge] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
 
@@ -178,6 +180,8 @@ class ScriptedProvider:
                     self.jobs[job_id].cancelled.set()
             case RuntimeStatus() as status:
                 self.statuses.append(status)
+            case RoutingStatus() as told:
+                self.reasons.append(told)
 
 
 def honest(keys: KeyPair) -> Callable[[AttestationChallenge], AttestationResponse | None]:

@@ -1,8 +1,9 @@
-"""A loopback HTTP server that answers as Stripe's API documents, as far as payouts use it.
+"""A loopback HTTP server that answers as Stripe's API documents, as far as it is used here.
 
 Idempotency keys as documented (https://docs.stripe.com/api/idempotent_requests): the first result
 of a key is repeated, errors included; other parameters with the same key are an idempotency error.
-Objects: https://docs.stripe.com/api (accounts, account_links, transfers, payouts, reversals).
+Objects: https://docs.stripe.com/api (accounts, account_links, transfers, payouts,
+reversals, checkout sessions; charges and disputes in events).
 A fault is set for the next call of a path: refuse it, fail before or after doing it, or hang up.
 """
 
@@ -44,6 +45,7 @@ class StripeApi:
     transfers: dict[str, dict[str, Any]] = field(default_factory=dict)
     payouts: dict[str, dict[str, Any]] = field(default_factory=dict)
     reversals: list[str] = field(default_factory=list)
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     """By the last word of the path: `transfers`, `payouts`, …"""
@@ -100,10 +102,12 @@ class StripeApi:
             self.kept[key] = (asked, *result)
         return None if fault is not None and fault.how == "hang_up" else result
 
-    def _act(  # noqa: PLR0911 - a table of what each call does
+    def _act(  # noqa: C901, PLR0911 - a table of what each call does
         self, method: str, path: str, form: dict[str, str], account: str
     ) -> tuple[int, bytes]:
         parts = path.removeprefix("/v1/").split("/")
+        if parts[0] == "checkout":
+            return self._checkout(method, parts[2:], form)
         match (method, parts):
             case ("POST", ["accounts"]):
                 made = self._made("acct", {"object": "account", "payouts_enabled": False})
@@ -145,6 +149,17 @@ class StripeApi:
                 return _json(self.payouts[name])
         return _error(404, "invalid_request_error", "resource_missing")
 
+    def _checkout(self, method: str, names: list[str], form: dict[str, str]) -> tuple[int, bytes]:
+        if method == "GET":
+            return _json(self.sessions[names[0]])
+        made = self._made("cs", {"object": "checkout.session", "status": "open"})
+        made |= {"payment_status": "unpaid", "payment_intent": None, "currency": "usd"}
+        made |= {"url": f"https://checkout.stripe.com/c/pay/{made['id']}"}
+        cents = int(form["line_items[0][price_data][unit_amount]"])
+        made |= {"amount_total": cents, "metadata": _metadata(form), "asked": form}
+        self.sessions[made["id"]] = made
+        return _json(made)
+
     def _made(self, prefix: str, fields: dict[str, Any]) -> dict[str, Any]:
         return {"id": f"{prefix}_{next(self._ids)}", **fields}
 
@@ -155,6 +170,22 @@ class StripeApi:
         if code is not None:
             payout |= {"failure_code": code, "failure_message": "The bank said no."}
         return self.event(f"payout.{status}", dict(payout), account=payout["account"])
+
+    def pay(self, session_id: str, cents: int | None = None, **changes: Any) -> dict[str, Any]:
+        """The payer pays; the event that tells it."""
+        session = self.sessions[session_id]
+        session |= {"status": "complete", "payment_status": "paid"}
+        session["payment_intent"] = f"pi_of_{session_id}"
+        if cents is not None:
+            session["amount_total"] = cents
+        return self.event("checkout.session.completed", dict(session) | changes)
+
+    def charge(self, session_id: str, kind: str, **fields: Any) -> dict[str, Any]:
+        """News about the payment's charge, whose metadata is the payment's."""
+        asked = self.sessions[session_id]["asked"]
+        metadata = _metadata(asked, "payment_intent_data[metadata][")
+        subject = {"object": "charge", "payment_intent": f"pi_of_{session_id}"}
+        return self.event(kind, subject | {"metadata": metadata} | fields)
 
     def event(self, kind: str, subject: dict[str, Any], **fields: Any) -> dict[str, Any]:
         return {
@@ -175,11 +206,11 @@ def signed(event: dict[str, Any], now: datetime, secret: str = WEBHOOK_SECRET) -
     return {"content": body.encode(), "headers": {"Stripe-Signature": header}}
 
 
-def _metadata(form: dict[str, str]) -> dict[str, str]:
+def _metadata(form: dict[str, str], prefix: str = "metadata[") -> dict[str, str]:
     return {
-        name.removeprefix("metadata[").removesuffix("]"): value
+        name.removeprefix(prefix).removesuffix("]"): value
         for name, value in form.items()
-        if name.startswith("metadata[")
+        if name.startswith(prefix)
     }
 
 

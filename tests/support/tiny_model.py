@@ -46,6 +46,16 @@ THINKING_TEMPLATE = CHAT_TEMPLATE.replace(
 """In the style of Qwen3: the model may think unless `enable_thinking` is false. With
 `opens_thoughts` the prompt ends within them, as those of Qwen3's thinking models do."""
 
+HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+HARMONY_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|start|>' + message['role'] + '<|message|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+    "{% if answers_at_once %}{{ '<|channel|>final<|message|>' }}{% endif %}"
+)
+"""In the style of gpt-oss. With `answers_at_once` the prompt ends in the answer's header."""
+
 _HIDDEN, _LAYERS, _HEADS, _KV_HEADS, _INNER = 64, 2, 4, 2, 128
 _TEXT = """
 the and that have with this from they will would there their what about which when make like time
@@ -56,16 +66,24 @@ _SHARPNESS = 3.0
 """Standard deviation of the logits: far enough apart that sums in another order change nothing."""
 
 
-def build_tiny_model(path: Path, *, seed: int = 7, thinks: bool = False) -> Path:
+def build_tiny_model(
+    path: Path, *, seed: int = 7, thinks: bool = False, channels: bool = False
+) -> Path:
     """Write the model into the folder `path` (created) and return it.
 
     With `thinks` its vocabulary has the markers of thoughts, and its template is
-    `THINKING_TEMPLATE`. It never writes a marker unless a bias makes it.
+    `THINKING_TEMPLATE`; with `channels` those of harmony and `HARMONY_TEMPLATE`. It never writes a
+    marker unless a bias or a structure makes it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer((*SPECIAL, THINK, THINK_END) if thinks else SPECIAL)
+    more: tuple[str, ...] = ()
+    template = CHAT_TEMPLATE
+    if thinks:
+        more, template = (THINK, THINK_END), THINKING_TEMPLATE
+    elif channels:
+        more, template = HARMONY, HARMONY_TEMPLATE
+    tokenizer = _tokenizer((*SPECIAL, *more))
     tokenizer.save(str(path / "tokenizer.json"))
-    template = THINKING_TEMPLATE if thinks else CHAT_TEMPLATE
     _write_json(path / "tokenizer_config.json", _tokenizer_config(template))
     vocabulary = tokenizer.get_vocab_size()
     _write_json(path / "config.json", _config(tokenizer, vocabulary))
@@ -168,7 +186,7 @@ def silent_tokens(vocabulary: dict[str, int]) -> list[int]:
     return [
         index
         for token, index in vocabulary.items()
-        if token in (*SPECIAL, THINK, THINK_END) or not token.removeprefix("Ġ").isascii()
+        if token in (*SPECIAL, THINK, THINK_END, *HARMONY) or not token.removeprefix("Ġ").isascii()
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -13,12 +13,24 @@ from typing import get_args
 import click
 
 from darkbloom_provider import logs
-from darkbloom_provider.cli import coordinator_accounts, coordinator_ledger
+from darkbloom_provider.cli import (
+    coordinator_accounts,
+    coordinator_explain,
+    coordinator_ledger,
+    coordinator_offer,
+    option_checks,
+)
 from darkbloom_provider.cli.context import Invocation, pass_invocation
-from darkbloom_provider.cli.coordinator_state import data_option, database_option
+from darkbloom_provider.cli.coordinator_state import (
+    catalogue_option,
+    data_option,
+    database_option,
+    read_text,
+)
 from darkbloom_provider.coordinator.payouts.stripe_secrets import stripe_secret
 from darkbloom_provider.coordinator.server import (
     ADMIN_KEY_FILE,
+    RELEASE_KEY_FILE,
     RunningCoordinator,
     running_coordinator,
 )
@@ -33,6 +45,7 @@ from darkbloom_provider.coordinator.settings import (
     Rates,
     Settings,
     SignUp,
+    TrustLevel,
 )
 from darkbloom_provider.coordinator.storage import parse_url
 from darkbloom_provider.errors import UsageError
@@ -42,27 +55,17 @@ from darkbloom_provider.models.catalogue import Catalogue
 _NEW_ADMIN_KEY = "put a long random text into it, for example: openssl rand -hex 32"
 
 
-def _hashes(_ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> frozenset[str]:
-    for text in texts:
-        if re.fullmatch(r"[0-9a-f]{64}", text) is None:
-            # One that matches nothing would keep every provider out without a word.
-            raise click.BadParameter(f"{text!r} is not 64 hex digits, lower case", param=option)
-    return frozenset(texts)
-
-
-def _web_address(_ctx: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    # Only an origin: cookies, forms and links are made for the whole of one.
-    if text is not None and re.fullmatch(r"https?://[^/?#\s@]+/?", text) is None:
-        raise click.BadParameter(f"{text!r} is not like https://console.example.org", param=option)
-    return text
-
-
 @click.group("coordinator")
 def command() -> None:
     """Run a whole network on this machine: for tests, and for a private network of Macs."""
 
 
-for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
+for _command in (
+    *coordinator_accounts.COMMANDS,
+    *coordinator_explain.COMMANDS,
+    *coordinator_ledger.COMMANDS,
+    *coordinator_offer.COMMANDS,
+):
     command.add_command(_command)
 
 
@@ -77,14 +80,7 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
 )
 @data_option
 @database_option
-@click.option(
-    "--catalog",
-    "--catalogue",
-    "catalogue",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="PATH",
-    help="Models and prices (TOML) instead of the built-in ones.",
-)
+@catalogue_option
 @click.option(
     "--admin-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -101,6 +97,11 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     help="The platform's share of every job.",
 )
 @click.option(
+    "--personal-prices",
+    is_flag=True,
+    help="Let owners ask for less than the price of a model (PUT /v1/pricing).",
+)
+@click.option(
     "--max-requests",
     type=click.IntRange(min=1),
     metavar="N",
@@ -111,7 +112,7 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     "python_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this interpreter (see `darkbloom runtime hash`); repeatable.",
 )
 @click.option(
@@ -119,8 +120,37 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     "runtime_hashes",
     multiple=True,
     metavar="HASH",
-    callback=_hashes,
+    callback=option_checks.hashes,
     help="Take only providers with this runtime; may be repeated.",
+)
+@click.option(
+    "--template-hash",
+    "template_hashes",
+    multiple=True,
+    metavar="NAME=HASH",
+    callback=option_checks.template_hashes,
+    help="Take only providers with just the chat templates listed; may be repeated.",
+)
+@click.option(
+    "--binary-hash",
+    "binary_hashes",
+    multiple=True,
+    metavar="HASH",
+    callback=option_checks.hashes,
+    help="Trust no provider that reports another program; may be repeated.",
+)
+@click.option(
+    "--min-version",
+    metavar="VERSION",
+    callback=option_checks.version,
+    help="Take no provider that says it is older, for example 0.4.7.",
+)
+@click.option(
+    "--min-trust",
+    type=click.Choice(["none", "self_signed"]),
+    default="none",
+    show_default=True,
+    help="What a provider must have proved; self_signed is a valid attestation of its own.",
 )
 @click.option(
     "--sign-up",
@@ -151,6 +181,12 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
     help="How owners are paid out. The sandbox moves no money, and says so everywhere.",
 )
 @click.option(
+    "--deposits/--no-deposits",
+    default=True,
+    show_default=True,
+    help="Whether people can buy credit, over the same rail. In the sandbox it costs nothing.",
+)
+@click.option(
     "--sandbox-delay",
     type=click.FloatRange(min=0),
     default=24.0,
@@ -161,7 +197,7 @@ for _command in (*coordinator_accounts.COMMANDS, *coordinator_ledger.COMMANDS):
 @click.option(
     "--console-url",
     metavar="URL",
-    callback=_web_address,
+    callback=option_checks.web_address,
     help="Where browsers find the console, if not at its own address, as behind a proxy with TLS.",
 )
 @pass_invocation
@@ -172,16 +208,22 @@ def serve(
     port: int,
     data: Path | None,
     database: str | None,
-    catalogue: Path | None,
+    catalogue: Catalogue,
     admin_key_file: Path | None,
     fee_percent: int,
+    personal_prices: bool,
     max_requests: int | None,
     python_hashes: frozenset[str],
     runtime_hashes: frozenset[str],
+    template_hashes: dict[str, str],
+    binary_hashes: frozenset[str],
+    min_version: str | None,
+    min_trust: TrustLevel,
     sign_up: SignUp,
     rate_limit: float,
     sealed_requests: bool,
     payouts: RailName,
+    deposits: bool,
     sandbox_delay: float,
     console_url: str | None,
 ) -> None:
@@ -195,22 +237,27 @@ def serve(
         host=host,
         port=port,
         database=database,
-        admin_key=_admin_key(admin_key_file or _made_by_init(directory)),
+        admin_key=_operator_key(admin_key_file or _kept(directory, ADMIN_KEY_FILE)),
+        release_key=_operator_key(_kept(directory, RELEASE_KEY_FILE)),
         policy=Policy(
             fee_percent=fee_percent,
+            personal_prices=personal_prices,
             max_requests=max_requests,
             sign_up=sign_up,
             accepted_python_hashes=python_hashes,
             accepted_runtime_hashes=runtime_hashes,
+            accepted_template_hashes=template_hashes,
+            accepted_binary_hashes=binary_hashes,
+            min_version=min_version,
+            min_trust=min_trust,
         ),
-        payouts=_payouts(invocation, directory, payouts, sandbox_delay),
+        payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
         sealed_requests=sealed_requests,
     )
-    models = Catalogue.builtin() if catalogue is None else _catalogue(catalogue)
     logs.configure(verbose=invocation.verbose)
-    asyncio.run(_serve(invocation, settings, models, custom_data=data is not None))
+    asyncio.run(_serve(invocation, settings, catalogue, custom_data=data is not None))
 
 
 async def _serve(
@@ -261,6 +308,7 @@ def _payouts(
         delay,
         stripe_secret("secret-key", directory=directory, environ=environ),
         stripe_secret("webhook-secret", directory=directory, environ=environ),
+        stripe_secret("checkout-webhook-secret", directory=directory, environ=environ),
     )
 
 
@@ -294,44 +342,31 @@ def _unusual(settings: Settings) -> list[str]:
         lines.append(f"Payouts:     {'none' if rail == 'off' else rail}")
     if rail == "stripe" and settings.payouts.stripe_webhook_secret is None:
         lines.append("             No webhook secret: payouts are asked about, hours later.")
+    if rail == "stripe" and settings.payouts.stripe_checkout_secret is None:
+        lines.append("             No checkout webhook secret: credit is given when payers return.")
     return lines
 
 
-def _admin_key(path: Path | None) -> Secret | None:
+def _operator_key(path: Path | None) -> Secret | None:
     if path is None:
         return None
-    text = _read(path).strip()
+    text = read_text(path).strip()
     if not text:
-        raise UsageError(f"The admin key file {path} is empty", next_step=_NEW_ADMIN_KEY)
+        raise UsageError(f"The key file {path} is empty", next_step=_NEW_ADMIN_KEY)
     if len(text) < MIN_ADMIN_KEY_CHARACTERS:
         raise UsageError(
-            f"The admin key in {path} is too short to be safe",
+            f"The key in {path} is too short to be safe",
             why=f"it has fewer than {MIN_ADMIN_KEY_CHARACTERS} characters",
             next_step=_NEW_ADMIN_KEY,
         )
     return Secret(text)
 
 
-def _made_by_init(directory: Path) -> Path | None:
-    file = directory / ADMIN_KEY_FILE
+def _kept(directory: Path, name: str) -> Path | None:
+    file = directory / name
     return file if file.exists() else None
 
 
 def _rate(per_second: float) -> Rate:
     burst = max(Rates().consumer.burst, math.ceil(per_second))
     return Rate(per_second, burst) if per_second else UNLIMITED
-
-
-def _catalogue(path: Path) -> Catalogue:
-    return Catalogue.parse(_read(path))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} cannot be read",
-            why=getattr(error, "strerror", None) or "it is not UTF-8 text",
-            next_step="check the path and its permissions",
-        ) from error

@@ -19,6 +19,7 @@ from darkbloom_provider.coordinator.server import open_state
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.errors import UsageError
+from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.money import parse_usd
 
 T = TypeVar("T")
@@ -35,6 +36,37 @@ database_option = click.option(
     envvar="DARKBLOOM_DATABASE",
     show_envvar=True,
     help="The ledger, for example postgresql+psycopg://USER@HOST/NAME; a file in DIR by default.",
+)
+
+
+def read_text(path: Path) -> str:
+    """A file that an operator names.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} cannot be read",
+            why=getattr(error, "strerror", None) or "it is not UTF-8 text",
+            next_step="check the path and its permissions",
+        ) from error
+
+
+def _catalogue(_ctx: click.Context, _option: click.Parameter, path: Path | None) -> Catalogue:
+    return Catalogue.builtin() if path is None else Catalogue.parse(read_text(path))
+
+
+catalogue_option = click.option(
+    "--catalog",
+    "--catalogue",
+    "catalogue",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PATH",
+    callback=_catalogue,
+    help="Models and prices (TOML) instead of the built-in ones.",
 )
 email_option = click.option("--email", required=True, metavar="ADDRESS", help="The user.")
 password_stdin_option = click.option(

@@ -217,12 +217,14 @@ class _Keys:
         now, account_id = self._services.clock(), admitted(request).account_id
         body = await read_json(request, error_type="bad_request")
         listed = text_field(body, "id", default="", error_type="bad_request")
+        key = text_field(body, "key", default="", error_type="bad_request")
+        if not (listed or key):
+            raise ApiError(HTTPStatus.BAD_REQUEST, "bad_request", "key is required")
         if listed:
             revoked = await self._services.db.write(
                 lambda c: api_keys.revoke_api_key_by_id(c, listed, account_id=account_id, now=now)
             )
         else:
-            key = text_field(body, "key", error_type="bad_request")
             revoked = await self._services.db.write(
                 lambda c: api_keys.revoke_api_key(c, key, account_id=account_id, now=now)
             )

@@ -34,9 +34,10 @@ MAX_EMAIL_CHARACTERS: Final = 254
 _EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+")
 
 RandomHex = Callable[[int], str]
-Guard = Literal["any", "user", "session", "admin"]
-"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, or the
-operator's (the admin key, or any credential of a user who is an administrator)."""
+Guard = Literal["any", "user", "session", "admin", "administrator"]
+"""How sure an endpoint must be of its caller: any credential, one of a user, a sign-in, the
+operator's (the admin key, or any credential of a user who is an administrator), or an
+administrator's in person (not the admin key)."""
 Kind = Literal["api_key", "device_token", "session", "admin"]
 
 
@@ -81,12 +82,19 @@ class Identity:
 
     sessions: SessionKeys
     admin_key: Secret | None = None
+    release_key: Secret | None = None
 
     def is_admin(self, bearer: str) -> bool:
         """Whether this is the operator's key. Takes the same time for every wrong one."""
-        if self.admin_key is None:
-            return False
-        return hmac.compare_digest(self.admin_key.reveal().encode(), bearer.encode())
+        return _same(self.admin_key, bearer)
+
+    def is_release(self, bearer: str) -> bool:
+        """Whether this is the key of whoever builds releases."""
+        return _same(self.release_key, bearer)
+
+
+def _same(key: Secret | None, bearer: str) -> bool:
+    return key is not None and hmac.compare_digest(key.reveal().encode(), bearer.encode())
 
 
 def digest(credential: str) -> str:
@@ -280,6 +288,10 @@ def authenticate(
             "This needs a sign-in, not a key", status=403, error_type="forbidden"
         )
     principal = _principal(connection, bearer, identity=identity, now=now)
+    if guard == "session" and principal is not None and principal.session is None:
+        raise AuthenticationError(
+            "This needs a person who has signed in", status=403, error_type="forbidden"
+        )
     if principal is None or (principal.kind == "device_token" and not device_token):
         raise AuthenticationError("This token or key is not valid here")
     if guard == "user" and principal.user is None:
@@ -287,6 +299,10 @@ def authenticate(
     if guard == "admin" and not principal.is_admin:
         raise AuthenticationError(
             "This is for the operator only", status=403, error_type="forbidden"
+        )
+    if guard == "administrator" and not (principal.user and principal.user.is_admin):
+        raise AuthenticationError(
+            "This is for an administrator with an account", status=403, error_type="forbidden"
         )
     return principal
 
@@ -299,6 +315,9 @@ def _principal(
             session = identity.sessions.verify(bearer, now=now)
         except InvalidSessionError as error:
             raise AuthenticationError(error.what) from None
+        if session.account_id == ADMIN_ACCOUNT:
+            # Of the operator's own commands (`beside`): nobody can sign in to this account.
+            return Principal("admin", ADMIN_ACCOUNT, None)
         return _of_session(connection, session)
     if identity.is_admin(bearer):
         return Principal("admin", ADMIN_ACCOUNT, None)

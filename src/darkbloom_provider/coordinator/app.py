@@ -14,26 +14,45 @@ from darkbloom_provider.config import WEBSOCKET_PATH
 from darkbloom_provider.coordinator import (
     account_routes,
     admin_routes,
+    balance_routes,
     device_routes,
+    earnings_routes,
     endpoints,
     gift_routes,
+    guards,
     inference_routes,
-    money_routes,
     network_routes,
     openapi,
     replies,
+    routing_routes,
 )
 from darkbloom_provider.coordinator.conversation import Conversation
+from darkbloom_provider.coordinator.deposits import routes as deposit_routes
+from darkbloom_provider.coordinator.deposits import sandbox_page as deposit_sandbox_page
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.middleware import (
     DEFAULT_ORIGIN,
     CorsMiddleware,
     FailureMiddleware,
+    MetricsMiddleware,
     RequestIdMiddleware,
 )
-from darkbloom_provider.coordinator.payouts import routes as payout_routes
-from darkbloom_provider.coordinator.payouts import sandbox_page
+from darkbloom_provider.coordinator.offer import admin_routes as offer_admin_routes
+from darkbloom_provider.coordinator.offer import routes as offer_routes
+from darkbloom_provider.coordinator.payouts import (
+    onboarding_routes,
+    sandbox_page,
+    webhook_route,
+    withdrawal_routes,
+)
+from darkbloom_provider.coordinator.public import (
+    metrics_routes,
+    ranks,
+    release_routes,
+    stats,
+    telemetry_route,
+)
 from darkbloom_provider.coordinator.registration import Registrar
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.tab import Books
@@ -48,6 +67,9 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
     declared = [
         *inference_routes.endpoints(services, hub, books),
         *network_routes.endpoints(services, hub),
+        *stats.endpoints(services, hub),
+        *metrics_routes.endpoints(services, hub),
+        routing_routes.endpoint(services, hub),
         *desk_endpoints(services),
     ]
     app = application([*declared, openapi.endpoint(declared)], services)
@@ -62,8 +84,18 @@ def desk_endpoints(services: Services) -> list[Endpoint]:
         *account_routes.endpoints(services),
         *device_routes.endpoints(services),
         *gift_routes.endpoints(services),
-        *money_routes.endpoints(services),
-        *payout_routes.endpoints(services),
+        *offer_routes.endpoints(services),
+        *offer_admin_routes.endpoints(services),
+        *earnings_routes.endpoints(services),
+        *balance_routes.endpoints(services),
+        *ranks.endpoints(services),
+        *release_routes.endpoints(services),
+        *telemetry_route.endpoints(services),
+        *onboarding_routes.endpoints(services),
+        *withdrawal_routes.endpoints(services),
+        *webhook_route.endpoints(services),
+        *deposit_routes.endpoints(services),
+        *deposit_sandbox_page.endpoints(services),
         *sandbox_page.endpoints(services),
         *admin_routes.endpoints(services),
     ]
@@ -74,6 +106,12 @@ def application(declared: Iterable[Endpoint], services: Services) -> Starlette:
     return Starlette(
         routes=endpoints.routes(declared, services),
         middleware=[
+            Middleware(
+                MetricsMiddleware,
+                metrics=services.metrics,
+                monotonic=services.monotonic,
+                route=guards.ROUTE,
+            ),
             Middleware(RequestIdMiddleware, rng=random.SystemRandom()),
             Middleware(CorsMiddleware, origin=services.console_url or DEFAULT_ORIGIN),
             Middleware(FailureMiddleware),

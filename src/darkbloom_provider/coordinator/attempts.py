@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.routing import InFlight
 from darkbloom_provider.coordinator.settings import Timing
 from darkbloom_provider.coordinator.tab import Tab
@@ -211,3 +212,27 @@ def provider_failure(error: str, status_code: int) -> AttemptFailedError:
     elif status_code not in _ERROR_STATUSES:
         status_code = HTTPStatus.BAD_GATEWAY
     return AttemptFailedError(error or "the provider failed", status_code=status_code)
+
+
+def unsettled(error: DarkbloomError) -> AttemptFailedError:
+    """What the consumer is told of a job that was done and could not be booked."""
+    if isinstance(error, LedgerUnavailableError):
+        return AttemptFailedError(
+            "the ledger is not available now; nothing was charged",
+            status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+            kind="server_error",
+        )
+    return AttemptFailedError(
+        "the coordinator could not settle this request",
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+        kind="internal_error",
+    )
+
+
+def stopping() -> AttemptFailedError:
+    """The consumer's view of a coordinator that stops."""
+    return AttemptFailedError(
+        "the coordinator is stopping",
+        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+        kind="server_error",
+    )

@@ -9,9 +9,11 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Table, and_, case, func, or_, select
 
 from darkbloom_provider.coordinator import books, referrals
-from darkbloom_provider.coordinator.payouts.rail import MICRO_PER_CENT
+from darkbloom_provider.coordinator.deposits.ledger import ENTRY_TYPE
+from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
 from darkbloom_provider.coordinator.schema import (
     accounts,
+    deposits,
     earnings,
     entries,
     jobs,
@@ -228,6 +230,28 @@ def _withdrawals_moved_what_they_say(connection: Connection) -> Iterator[str]:
         yield f"withdrawal {withdrawal} did not move what it says"
 
 
+def _deposits_were_credited_once(connection: Connection) -> Iterator[str]:
+    booked = and_(transfers.c.type == ENTRY_TYPE, entries.c.account_id == deposits.c.account_id)
+    moved = _total(case((booked, entries.c.amount), else_=0))
+    query = (
+        select(deposits.c.id)
+        .outerjoin(transfers, transfers.c.reference == "stripe:" + deposits.c.external_id)
+        .outerjoin(entries, entries.c.transfer_id == transfers.c.id)
+        .group_by(deposits.c.id, deposits.c.credited)
+        .having(moved != deposits.c.credited)
+    )
+    for deposit in connection.execute(query).scalars():
+        yield f"deposit {deposit} was not credited with what was paid"
+    sold = connection.execute(select(_total(deposits.c.credited))).scalar_one()
+    credited = connection.execute(
+        select(_total(entries.c.amount))
+        .join(transfers, transfers.c.id == entries.c.transfer_id)
+        .where(transfers.c.type == ENTRY_TYPE, entries.c.amount > 0)
+    ).scalar_one()
+    if sold != credited:
+        yield f"deposits come to {sold}, but {credited} was credited for them"
+
+
 _RULES: Final = (
     _Rule("all balances together are zero", accounts, _sum_is_zero),
     _Rule("each transfer is two opposite entries", transfers, _transfers_balance),
@@ -238,6 +262,7 @@ _RULES: Final = (
     _Rule("each job moved what it says", jobs, _jobs_moved_what_they_say),
     _Rule("each job was credited once", earnings, _jobs_are_credited_once),
     _Rule("wallets hold what is unsettled", wallet_payouts, _wallets_hold_what_is_unsettled),
+    _Rule("each deposit was credited once", deposits, _deposits_were_credited_once),
     _Rule("withdrawals are on their way or paid", withdrawals, _withdrawals_are_held),
     _Rule("each withdrawal moved what it says", withdrawals, _withdrawals_moved_what_they_say),
 )

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import challenges
+from darkbloom_provider.coordinator.advice import routing_status, same_reasons
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.hub import Hub
 from darkbloom_provider.coordinator.registration import Registrar
@@ -21,6 +22,7 @@ from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.protocol import codec
 from darkbloom_provider.protocol.codec import FrameError
 from darkbloom_provider.protocol.messages import (
+    ROUTING_STATUS,
     AttestationChallenge,
     AttestationResponse,
     CoordinatorMessage,
@@ -110,6 +112,7 @@ class Conversation:
             case Heartbeat():
                 session.hear(message, self._hub.sources.monotonic())
                 self._hub.serve_waiting()
+                await self._tell_reasons(session)
             case AttestationResponse():
                 self._take_answer(message)
             case Register():
@@ -118,15 +121,17 @@ class Conversation:
                 await self._hub.hear(session, message)
 
     async def _register(self, message: Register) -> bool:
-        if self._session is not None:
-            self._hub.drop(self._session, "it registered again")
+        before = self._session
         try:
-            self._session = await self._registrar.admit(message, self._wire)
+            fresh = await self._registrar.admit(message, self._wire)
         except LedgerUnavailableError as error:
             _log.error("registration_failed", reason=error.why)
+            if before is not None:
+                self._hub.drop(before, "it could not register again")
             self._session = None
             await self._wire.close(_TRY_AGAIN_LATER, "the coordinator cannot register you now")
             return False
+        self._session = self._hub.renewed(before, fresh)
         await self._hub.join(self._session)
         await self._tell_mismatches(self._session, message)
         return True
@@ -137,8 +142,10 @@ class Conversation:
         clock, timing = self._hub.sources.monotonic, self._hub.timing
         while True:
             began = clock()
-            if self._session is not None:
-                await self._challenge(self._session)
+            if (session := self._session) is not None:
+                await self._challenge(session)
+                session.judged = True
+                await self._tell_reasons(session)
             await asyncio.sleep(max(0.0, timing.challenge_interval - (clock() - began)))
 
     async def _challenge(self, session: Session) -> None:
@@ -155,12 +162,15 @@ class Conversation:
             self._failed(session, challenges.Verdict("no answer in time"))
             return
         finally:
-            self._asked = self._answer = None
+            if self._asked is asked:  # else a new registration has asked anew
+                self._asked = self._answer = None
         verdict = challenges.judge(
             asked,
             answer,
             registered_key=session.public_key,
             attestation_key=session.attestation.public_key if session.attestation else None,
+            accepted_binaries=self._hub.policy.accepted_binary_hashes,
+            weights=self._registrar.weights(session.active_model),
         )
         if verdict.problem is not None:
             self._failed(session, verdict)
@@ -184,10 +194,30 @@ class Conversation:
             await self._wire.send(status, self._hub.timing.write_challenge)
         return session.runtime_verified
 
+    async def _tell_reasons(self, session: Session) -> None:
+        """Tell a provider that understands it why it gets no work, when that has changed."""
+        hub = self._hub
+        if (
+            ROUTING_STATUS not in session.extensions
+            or not session.judged
+            or session not in hub.registry
+        ):
+            return
+        status = routing_status(
+            session.candidate(),
+            rules=hub.rules,
+            sizes=self._registrar.sizes(),
+            now=hub.sources.monotonic(),
+        )
+        if not same_reasons(status, session.told):
+            session.told = status
+            await self._wire.send(status, hub.timing.write_challenge)
+
     def _passed(self, session: Session, answer: AttestationResponse) -> None:
         session.verified_at = self._hub.sources.monotonic()
         session.sip_verified = True
         session.challenge_failures = 0
+        session.challenge_problem = None
         if session.privacy is not None:
             measured = {
                 "sip_enabled": bool(answer.sip_enabled),
@@ -200,6 +230,7 @@ class Conversation:
         session.verified_at = None
         session.sip_verified = False
         session.challenge_failures += 1
+        session.challenge_problem = verdict.problem
         _log.warning("challenge_failed", session=session.id, reason=verdict.problem)
         if verdict.untrusted or session.challenge_failures >= self._hub.limits.challenge_failures:
             session.distrust()

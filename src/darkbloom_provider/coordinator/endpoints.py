@@ -43,7 +43,8 @@ def routes(endpoints: Iterable[Endpoint], services: Services) -> list[Route]:
         methods = paths.setdefault(endpoint.path, {})
         if endpoint.method in methods:
             raise ValueError(f"{endpoint.method} {endpoint.path} is declared twice")
-        methods[endpoint.method] = Gate(_application(endpoint.handler), services, endpoint.access)
+        handler = _application(endpoint.handler)
+        methods[endpoint.method] = Gate(handler, services, endpoint.access, endpoint.path)
     return [
         Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()
     ]

@@ -1,7 +1,10 @@
 """How much a request may cost before anyone has counted its tokens.
 
-Source: the network's reservation rule. A quarter of the UTF-8 bytes of what is asked is taken as
-prompt tokens; the consumer's own limit bounds the answer.
+Two figures for the prompt. The network's own estimate, a quarter of the UTF-8 bytes of what is
+asked, is what routing expects. It is too low to reserve by: the chat template comes on top, tools
+are not in it, and digits and many scripts have a token a byte; the owner would lose the difference.
+So the reservation is a bound that no honest count exceeds, and what is not used comes back at the
+settlement. The consumer's own limit bounds the answer.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from darkbloom_provider.protocol.signed import canonical
 
 BYTES_PER_TOKEN = 4
 MAX_CHOICES = 128
+TEMPLATE_TOKENS = 512
+"""Room for what chat templates add by themselves: a default system prompt, how to call tools."""
 
 _ASKED = ("messages", "input", "prompt")
 
@@ -30,6 +35,15 @@ def prompt_tokens(document: Mapping[str, Any]) -> int:
     """
     total = sum(tokens_of(document[name]) for name in _ASKED if document.get(name) is not None)
     return total or tokens_of(document)
+
+
+def most_prompt_tokens(document: Mapping[str, Any]) -> int:
+    """The most tokens that the prompt of a request body can have.
+
+    A tokenizer makes at most one token of a byte of text, and the marks a template puts around a
+    message are fewer than the bytes that its JSON has around the text.
+    """
+    return len(canonical_bytes(document)) + TEMPLATE_TOKENS
 
 
 def tokens_of(value: object) -> int:

@@ -19,6 +19,8 @@ from darkbloom_provider.coordinator.rate_limits import Tier, address_key
 from darkbloom_provider.coordinator.services import Services
 
 _CALLER: Final = "caller"
+ROUTE: Final = "route"
+"""Where the state of a request names the path it matched, as it is declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,18 @@ SESSION: Final = Access("session")
 """A person who has signed in."""
 ADMIN: Final = Access("admin")
 """The operator: by the admin key, or as a user who is an administrator."""
+ADMINISTRATOR: Final = Access("administrator")
+"""A user who is an administrator: what they change has somebody's name to it."""
 
 
 class Gate:
     """Lets the right callers through to an endpoint. ASGI, around one route."""
 
-    def __init__(self, app: ASGIApp, services: Services, access: Access) -> None:
+    def __init__(self, app: ASGIApp, services: Services, access: Access, path: str) -> None:
         self._app = app
         self._services = services
         self._access = access
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
@@ -75,10 +80,11 @@ class Gate:
             LedgerUnavailableError: Nobody can be looked up now.
         """
         request = Request(scope)
+        scope.setdefault("state", {})[ROUTE] = self._path
         access, principal = self._access, None
         if access.guard is not None:
             principal = await _identified(self._services, _credential(request, access), access)
-            scope.setdefault("state", {})[_CALLER] = principal
+            scope["state"][_CALLER] = principal
         if access.tier is not None and (principal is None or principal.kind != "admin"):
             by = address_of(request) if principal is None else principal.account_id
             self._services.limiter.admit(access.tier, by)

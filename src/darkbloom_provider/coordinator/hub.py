@@ -7,8 +7,6 @@ inference endpoint asks it for a place. Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Final
 
 from darkbloom_provider import logs
@@ -19,9 +17,12 @@ from darkbloom_provider.coordinator.attempts import (
     InvalidChunkError,
     SlowConsumerError,
     provider_failure,
+    stopping,
+    unsettled,
 )
 from darkbloom_provider.coordinator.consumer import Consumer
-from darkbloom_provider.coordinator.database import LedgerUnavailableError
+from darkbloom_provider.coordinator.metrics import Metrics
+from darkbloom_provider.coordinator.open_requests import OpenRequests
 from darkbloom_provider.coordinator.registry import Registry, Session
 from darkbloom_provider.coordinator.routing import Demand, InFlight, Rules, choose, explain_all
 from darkbloom_provider.coordinator.settings import Settings
@@ -44,42 +45,13 @@ REPLACED: Final = "replaced by new connection from same device"
 _log = logs.get("coordinator")
 
 
-@dataclass(slots=True)
-class _OpenRequests:
-    """How many consumer requests are being served, and when there are none."""
-
-    count: int = 0
-    none: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __enter__(self) -> None:
-        self.count += 1
-        self.none.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
-        if self.count == 0:
-            self.none.set()
-
-
-def _unsettled(error: DarkbloomError) -> AttemptFailedError:
-    """What the consumer is told of a job that was done and could not be booked."""
-    if isinstance(error, LedgerUnavailableError):
-        return AttemptFailedError(
-            "the ledger is not available now; nothing was charged",
-            status_code=HTTPStatus.SERVICE_UNAVAILABLE,
-            kind="server_error",
-        )
-    return AttemptFailedError(
-        "the coordinator could not settle this request",
-        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
-        kind="internal_error",
-    )
-
-
 class Hub:
     """See the module."""
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(
+        self, settings: Settings, sources: Sources, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self.registry = Registry()
         self.timing = settings.timing
         self.limits = settings.limits
@@ -90,7 +62,7 @@ class Hub:
             fresh_seconds=settings.timing.challenge_fresh,
             max_requests=settings.policy.max_requests,
         )
-        self.requests = _OpenRequests()
+        self.requests = OpenRequests()
         self.requests.none.set()
         self._waiting = WaitingRoom(settings.limits.queue_per_model)
         self._stopping = False
@@ -113,10 +85,10 @@ class Hub:
     async def stop(self) -> None:
         """End every request with a typed error, and wait until its books are closed."""
         self._stopping = True
-        self._waiting.refuse_all(_stopping())
+        self._waiting.refuse_all(stopping())
         for session in self.registry:
             for attempt in session.attempts.values():
-                attempt.end(_stopping())
+                attempt.end(stopping())
             # Whatever providers still say about these jobs finds nothing.
             session.attempts.clear()
         await self.settled()
@@ -129,13 +101,18 @@ class Hub:
         except TimeoutError:
             _log.warning("requests_cut_off", count=self.requests.count)
 
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for a provider, of whichever model."""
+        return len(self._waiting)
+
     # ------------------------------------------------------------ providers
 
     async def join(self, session: Session) -> None:
         """Take in a provider. An older connection of the same attested machine is closed."""
         if session.attested and session.serial is not None:
             for other in self.registry:
-                if other.attested and other.serial == session.serial:
+                if other is not session and other.attested and other.serial == session.serial:
                     self.drop(other, "it was replaced by a new connection")
                     if other.wire is not session.wire:
                         await other.wire.close(1000, REPLACED)
@@ -147,6 +124,20 @@ class Hub:
             linked=session.account_id is not None,
             models=len(session.models),
         )
+
+    def renewed(self, before: Session | None, fresh: Session) -> Session:
+        """The session of a connection that registers, perhaps again.
+
+        With the same key its jobs go on: what they answer can be read as before. With another one
+        they fail, and are tried elsewhere.
+        """
+        if before is None:
+            return fresh
+        if before in self.registry and before.public_key and before.public_key == fresh.public_key:
+            before.renew(fresh)
+            return before
+        self.drop(before, "it registered again")
+        return fresh
 
     def drop(self, session: Session, why: str) -> None:
         """Forget a provider; what it was working on fails. Again is harmless."""
@@ -200,7 +191,7 @@ class Hub:
             await attempt.tab.settle(attempt.job_id, session.serving, message.usage)
         except DarkbloomError as error:
             _log.error("settlement_failed", job=attempt.job_id, reason=error.why or error.what)
-            attempt.end(_unsettled(error))
+            attempt.end(unsettled(error))
         else:
             session.jobs_completed += 1
             attempt.end(message)
@@ -223,6 +214,7 @@ class Hub:
         chosen = choose(
             self.registry.candidates(), demand, self.rules, now=now, chance=self.sources.chance
         )
+        self._metrics.routed(self.sources.monotonic() - now)
         session = None if chosen is None else self.registry.get(chosen.session_id)
         if session is None:
             return None
@@ -244,7 +236,8 @@ class Hub:
             ConsumerLeftError: The caller did not wait.
         """
         if self._stopping:
-            raise _stopping()
+            raise stopping()
+        self.serve_waiting()  # Nobody who comes later goes first.
         placement = self.place(demand, tab)
         if placement is not None:
             return placement
@@ -261,6 +254,10 @@ class Hub:
         if not waiter.placed.done():
             raise unavailable(f"queue timeout: {self._why_nobody(demand)}")
         return waiter.placed.result()
+
+    def waiting(self, model: str) -> int:
+        """How many requests wait for a provider of `model`."""
+        return self._waiting.count(model)
 
     async def release(self, placement: Placement) -> None:
         """A request is over at this provider: give the place back and say so on the wire.
@@ -288,11 +285,3 @@ class Hub:
             return "no provider is connected"
         serving = [why for why in reasons.values() if "does not serve this model" not in why]
         return "every provider is busy or not ready" if serving else "no provider serves this model"
-
-
-def _stopping() -> AttemptFailedError:
-    return AttemptFailedError(
-        "the coordinator is stopping",
-        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
-        kind="server_error",
-    )

@@ -104,7 +104,7 @@ class Inference:
             account_id=caller.account_id,
             model=order.model,
             price=order.price,
-            prompt_tokens=order.demand.prompt_tokens,
+            prompt_tokens=order.most_prompt_tokens,
             output_tokens=order.demand.max_output_tokens,
         )
 

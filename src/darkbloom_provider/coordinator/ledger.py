@@ -22,6 +22,7 @@ from darkbloom_provider.coordinator.books import (
     LedgerError,
     Movement,
 )
+from darkbloom_provider.coordinator.offer import prices
 from darkbloom_provider.coordinator.schema import (
     coordinator_runs,
     earnings,
@@ -307,6 +308,10 @@ def _close(
         raise JobConflictError("This job id has already settled another reservation")
 
     prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in tokens)
+    if policy.personal_prices and serving.account_id is not None:
+        # As it was when the request was accepted: nobody changes the price of a running job.
+        own = prices.own_price(connection, serving.account_id, row.model, at=row.created_at)
+        price = own or price
     asked = money.cost(prompt, completion, price, minimum=policy.minimum_charge_micro_usd)
     cost = min(asked, row.reserved)
     referrer = referrals.referrer_of(connection, row.account_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import replies
+from darkbloom_provider.coordinator.metrics import OTHER, Metrics
 
 _PLACES: Final = 4
 _INTERNAL_ERROR: Final = 1011
@@ -56,6 +58,33 @@ class RequestIdMiddleware:
 
     def _fresh(self) -> str:
         return "".join(self._rng.choices(_ID_ALPHABET, k=_ID_LENGTH))
+
+
+class MetricsMiddleware:
+    """Measures how long each answer takes to begin, by the path that the request matched."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, monotonic: Callable[[], float], route: str
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, state = self._monotonic(), scope.setdefault("state", {})
+
+        async def measured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route, seconds = state.get(self._route, OTHER), self._monotonic() - begun
+                self._metrics.answered(scope["method"], route, message["status"], seconds)
+            await send(message)
+
+        await self._app(scope, receive, measured)
 
 
 class FailureMiddleware:

@@ -112,7 +112,8 @@ class _Network:
         )
 
     async def models(self, _request: Request) -> Response:
-        listed = {entry.id: entry.display_name for entry in self._services.catalogue.entries}
+        entries = self._services.catalogue.entries
+        listed = {entry.id: entry.display_name for entry in entries if entry.active}
         serving: dict[str, list[Session]] = defaultdict(list)
         for session in self._hub.registry:
             if trustworthy(session.candidate(), self._hub.rules):
@@ -138,14 +139,18 @@ class _Network:
 
     async def manifest(self, _request: Request) -> Response:
         policy = self._hub.policy
-        if not policy.accepted_python_hashes and not policy.accepted_runtime_hashes:
+        if not (
+            policy.accepted_python_hashes
+            or policy.accepted_runtime_hashes
+            or policy.accepted_template_hashes
+        ):
             return json_reply({"configured": False})
         return json_reply(
             {
                 "configured": True,
                 "python_hashes": dict.fromkeys(sorted(policy.accepted_python_hashes), True),
                 "runtime_hashes": dict.fromkeys(sorted(policy.accepted_runtime_hashes), True),
-                "template_hashes": {},
+                "template_hashes": dict(sorted(policy.accepted_template_hashes.items())),
             }
         )
 
@@ -199,4 +204,5 @@ def _attested(session: Session) -> dict[str, Any]:
         "mdm_verified": session.trust == "hardware",
         "acme_verified": False,
         "mda_verified": False,
+        **({"system_volume_hash": blob.system_volume_hash} if blob.system_volume_hash else {}),
     }

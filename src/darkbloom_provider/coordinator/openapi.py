@@ -45,6 +45,7 @@ _CALLERS: Final = {
     "user": "A person: a session or an API key of theirs.",
     "session": "A person who has signed in: a session token.",
     "admin": "The operator: the admin key, or an administrator's session or API key.",
+    "administrator": "An administrator: their session or API key, not the admin key.",
 }
 _ERRORS: Final = {
     400: "The request makes no sense.",
@@ -141,10 +142,13 @@ def _parameter(name: str, where: str, schema: dict[str, Any], about: Operation) 
 def _responses(access: Access, operation: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.reply is not None:
-        good["content"] = {operation.media_type: {"schema": operation.reply}}
-    if operation.sealable:
-        good["content"][sealing.MEDIA_TYPE] = {"schema": _SEALED_REPLY}
+        content = {operation.media_type: operation.reply, **operation.also}
+        if operation.sealable:
+            content[sealing.MEDIA_TYPE] = _SEALED_REPLY
+        good["content"] = {kind: {"schema": schema} for kind, schema in content.items()}
     responses = {str(operation.status): good}
+    for status in operation.also_statuses:
+        responses[str(status)] = {**good, "description": HTTPStatus(status).phrase}
     error = _ERROR_SHAPES.get(operation.error_media_type, TEXT_SCHEMA)
     for status in sorted(_expected_errors(access, operation)):
         responses[str(status)] = {
@@ -160,7 +164,7 @@ def _expected_errors(access: Access, operation: Operation) -> set[int]:
     expected = {503, *operation.errors}
     if access.guard is not None:
         expected.add(401)
-    if access.guard in {"session", "admin"}:
+    if access.guard in {"session", "admin", "administrator"}:
         expected.add(403)
     if access.tier is not None:
         expected.add(429)

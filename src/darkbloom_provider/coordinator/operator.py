@@ -25,10 +25,13 @@ from darkbloom_provider.coordinator.api_keys import ApiKey
 from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.invites import Invite
+from darkbloom_provider.coordinator.offer import listing, prices
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.session_tokens import LIFETIME, SESSION_ID_BYTES
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.logs import Secret
+from darkbloom_provider.models.catalogue import Catalogue, CatalogueModel
+from darkbloom_provider.protocol.money import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +248,48 @@ class Operator:
             return True
 
         return await self.database.write(give)
+
+    async def catalogue(self, base: Catalogue) -> Catalogue:
+        """The models and prices that hold, for a coordinator that was started with `base`."""
+        return listing.laid_over(base, await self.database.read(listing.read_changes))
+
+    async def set_price(self, model: str, price: Price) -> None:
+        """Set what a model costs from now on.
+
+        Raises:
+            PriceError: It is no price.
+        """
+        now = self.sources.now()
+        await self.database.write(
+            lambda c: prices.set_price(c, prices.PLATFORM, model, price, now=now)
+        )
+
+    async def reset_price(self, model: str) -> bool:
+        """Let a model cost what the catalogue says. False if it did."""
+        now = self.sources.now()
+        return await self.database.write(
+            lambda c: prices.end_price(c, prices.PLATFORM, model, now=now)
+        )
+
+    async def save_model(self, model: CatalogueModel) -> None:
+        """Add a model, or change the one with its id.
+
+        Raises:
+            ModelError: It cannot be listed.
+        """
+        now = self.sources.now()
+        await self.database.write(lambda c: listing.save_model(c, model, now=now))
+
+    async def remove_model(self, model_id: str, base: Catalogue) -> None:
+        """Take a model out of the catalogue of a coordinator that was started with `base`.
+
+        Raises:
+            ModelError: It is not listed.
+        """
+        now = self.sources.now()
+        await self.database.write(
+            lambda c: listing.remove_model(c, model_id, catalogue=base, now=now)
+        )
 
     async def balance(self, account_id: str) -> Balance:
         """What an account holds."""

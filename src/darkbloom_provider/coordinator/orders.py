@@ -49,6 +49,8 @@ class Order:
     """One request, checked. Its content never shows in a representation."""
 
     demand: Demand
+    most_prompt_tokens: int
+    """What is reserved for; the demand has what is expected."""
     price: Price
     stream: bool
     asked: Asked
@@ -88,6 +90,7 @@ def read_order(body: bytes, catalogue: Catalogue, endpoint: str = CHAT_ENDPOINT)
     )
     return Order(
         demand=demand,
+        most_prompt_tokens=estimate.most_prompt_tokens(document),
         price=catalogue.price(model),
         stream=_stream(document),
         asked=Asked(

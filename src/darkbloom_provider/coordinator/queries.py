@@ -20,6 +20,7 @@ MAX_HISTORY: Final = 1000
 LEADERBOARD_LIMIT: Final = 50
 MAX_LEADERBOARD: Final = 200
 MAX_OFFSET: Final = 2**31 - 1
+MAX_TOKENS: Final = 10**7
 
 _DIGITS: Final = re.compile(r"\+?[0-9]{1,18}", re.ASCII)
 _WINDOWS: Final[Mapping[str, timedelta | None]] = {
@@ -58,6 +59,15 @@ def offset(query: Query) -> int:
     if text and (given is None or given > MAX_OFFSET):
         raise refuse("offset must be a whole number of at least 0")
     return given or 0
+
+
+def tokens(query: Query, name: str, default: int) -> int:
+    """A number of tokens, `default` if none is given."""
+    text = query.get(name, "")
+    given = _number(text)
+    if text and (given is None or given > MAX_TOKENS):
+        raise refuse(f"{name} must be a whole number from 0 to {MAX_TOKENS}")
+    return default if given is None else given
 
 
 def metric(query: Query) -> Metric:

@@ -21,7 +21,16 @@ MAX_KEYS: Final = 100_000
 """Buckets remembered in each tier. Beyond it the one unused for longest is forgotten."""
 MAX_RETRY_AFTER_S: Final = 60
 
-Tier = Literal["consumer", "financial", "sign_in", "password", "password_anywhere", "device"]
+Tier = Literal[
+    "consumer",
+    "financial",
+    "sign_in",
+    "password",
+    "password_anywhere",
+    "device",
+    "telemetry",
+    "telemetry_anonymous",
+]
 """Which buckets an endpoint draws from; each tier has its own."""
 
 
@@ -39,15 +48,15 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: str) -> float:
-        """Take one token. 0 if there was one, else the seconds until there will be."""
+    def take(self, key: str, count: int = 1) -> float:
+        """Take tokens. 0 if there were enough, else the seconds until there will be."""
         if self._rate.per_second <= 0:
             return 0.0
         tokens = self._level(key)
-        if tokens < 1:
+        if tokens < count:
             self._keep(key, tokens)
-            return (1 - tokens) / self._rate.per_second
-        self._keep(key, tokens - 1)
+            return (count - tokens) / self._rate.per_second
+        self._keep(key, tokens - count)
         return 0.0
 
     def give_back(self, key: str) -> None:
@@ -85,6 +94,8 @@ class RateLimiter:
             "password": TokenBuckets(rates.password, monotonic),
             "password_anywhere": TokenBuckets(rates.password_anywhere, monotonic),
             "device": TokenBuckets(rates.device, monotonic),
+            "telemetry": TokenBuckets(rates.telemetry, monotonic),
+            "telemetry_anonymous": TokenBuckets(rates.telemetry_anonymous, monotonic),
         }
 
     def admit(self, tier: Tier, key: str) -> None:
@@ -103,6 +114,10 @@ class RateLimiter:
                 f"too many requests; try again in {seconds} s",
                 {"Retry-After": str(seconds), "X-RateLimit-Reset": str(reset)},
             )
+
+    def has_room(self, tier: Tier, key: str, count: int) -> bool:
+        """Count several at once, or none of them if there is no room for all."""
+        return self._tiers[tier].take(key, count) == 0
 
     def give_back(self, tier: Tier, key: str) -> None:
         """Uncount a request that turned out to be harmless."""

@@ -94,6 +94,11 @@ def code_of(connection: Connection, account_id: str) -> str | None:
     ).scalar_one_or_none()
 
 
+def is_known(connection: Connection, code: str) -> bool:
+    """Whether somebody has this code, spelled exactly so."""
+    return _referrer(connection, code) is not None
+
+
 def referrer_of(connection: Connection, account_id: str) -> str | None:
     """The account that referred this one, if any."""
     return connection.execute(

@@ -7,7 +7,8 @@ provider is then not routed to, or not credited to an account.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -15,14 +16,15 @@ from sqlalchemy import Connection
 
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator import accounts, ledger, sweep
-from darkbloom_provider.coordinator.challenges import runtime_mismatches
+from darkbloom_provider.coordinator.challenges import is_older, runtime_mismatches
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.registry import Session, Wire, clamped_hardware, speeds
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol import attestation
-from darkbloom_provider.protocol.attestation import Judgement
+from darkbloom_provider.protocol.attestation import AttestationBlob, Judgement
 from darkbloom_provider.protocol.boxes import BoxError, Channel, KeyPair
 from darkbloom_provider.protocol.messages import ModelInfo, Register
 
@@ -37,9 +39,13 @@ class Registrar:
     """Turns registrations into sessions."""
 
     database: Database
-    catalogue: Catalogue
+    offer: Offer
     policy: Policy
     sources: Sources
+
+    def sizes(self) -> dict[str, float]:
+        """GB of each model of the catalogue."""
+        return {entry.id: entry.size_gb for entry in self.offer.catalogue.entries if entry.active}
 
     async def admit(self, register: Register, wire: Wire) -> Session:
         """A session for a provider that has just registered on `wire`.
@@ -53,6 +59,8 @@ class Registrar:
             if register.attestation is None
             else attestation.judge(register.attestation, register.public_key)
         )
+        if judgement.blob is not None and judgement.valid:
+            judgement = replace(judgement, problem=self._binary_problem(judgement.blob))
         if register.attestation is not None and not judgement.valid:
             _log.warning("attestation_invalid", reason=judgement.problem)
         machine = machine_identity(register, judgement)
@@ -66,7 +74,8 @@ class Registrar:
             version=register.version or "",
             backend=register.backend,
             hardware=clamped_hardware(register.hardware),
-            models=listed_models(register.models, self.catalogue),
+            models=listed_models(register.models, self.offer.catalogue),
+            offered=register.models,
             public_key=key,
             encrypted_chunks=register.encrypted_response_chunks,
             privacy=register.privacy_capabilities,
@@ -82,7 +91,19 @@ class Registrar:
             attestation=judgement.blob,
             attested=judgement.valid,
             runtime_verified=not runtime_mismatches(register, self.policy),
+            outdated=is_older(register.version, self.policy.min_version),
+            extensions=frozenset(register.extensions or ()),
         )
+
+    def _binary_problem(self, blob: AttestationBlob) -> str | None:
+        accepted = self.policy.accepted_binary_hashes
+        if not blob.binary_hash or not accepted or blob.binary_hash in accepted:
+            return None
+        return "its program is not on the operator's list"
+
+    def weights(self, model: str | None) -> str:
+        """The catalogue's hash of a model's weights; empty if it has none."""
+        return next((e.weight_hash for e in self.offer.catalogue.entries if e.id == model), "")
 
     async def _link(self, token: str | None, wallet: str | None, machine: str | None) -> str | None:
         """The account to credit, with what the wallet had earned moved to it."""
@@ -138,6 +159,12 @@ def machine_identity(register: Register, judgement: Judgement) -> str | None:
     if _MACHINE_ID.fullmatch(claimed):
         return claimed
     return judgement.blob.public_key if judgement.valid and judgement.blob is not None else None
+
+
+def relist(sessions: Iterable[Session], catalogue: Catalogue) -> None:
+    """The catalogue has changed: let each provider serve what of its models is listed now."""
+    for session in sessions:
+        session.models = listed_models(session.offered, catalogue)
 
 
 def listed_models(models: tuple[ModelInfo, ...], catalogue: Catalogue) -> tuple[ModelInfo, ...]:

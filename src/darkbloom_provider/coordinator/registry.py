@@ -6,7 +6,7 @@ The hub alone changes a `Session`; everybody else reads a frozen `Candidate` or 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -25,6 +25,7 @@ from darkbloom_provider.protocol.messages import (
     ModelInfo,
     PrivacyCapabilities,
     Register,
+    RoutingStatus,
     SystemMetrics,
 )
 
@@ -33,6 +34,9 @@ MAX_PREFILL_TPS: Final = 5_000.0
 MAX_BANDWIDTH_GBS: Final = 2_000.0
 MAX_MEMORY_GB: Final = 1_024
 MAX_TOKENS_POTENTIAL: Final = 1_000_000
+_KEPT: Final = frozenset({"id", "wire", "attempts", "jobs_completed", "jobs_failed"})
+"""What a connection keeps when it registers again."""
+TOLD_NOTHING: Final = RoutingStatus(routable=True)
 
 
 class Wire(Protocol):
@@ -64,6 +68,8 @@ class Session:
     registered_at: datetime
     heartbeat_at: float
     """Monotonic time of the last sign of life that counts."""
+    offered: tuple[ModelInfo, ...] = ()
+    """All that it registered with; `models` are those of them that are listed here."""
     account_id: str | None = None
     token_sha256: str | None = None
     """Which device token linked it, so that revoking the token unlinks it."""
@@ -73,6 +79,8 @@ class Session:
     attestation: AttestationBlob | None = None
     attested: bool = False
     runtime_verified: bool = True
+    outdated: bool = False
+    """Whether its version is below the operator's minimum."""
     status: Status = "online"
     active_model: str | None = None
     warm_models: tuple[str, ...] = ()
@@ -82,6 +90,13 @@ class Session:
     verified_at: float | None = None
     sip_verified: bool = False
     challenge_failures: int = 0
+    challenge_problem: str | None = None
+    extensions: frozenset[str] = frozenset()
+    """The messages beyond the network's own that it understands."""
+    judged: bool = False
+    """Whether a challenge of this registration has ended, well or not."""
+    told: RoutingStatus = TOLD_NOTHING
+    """What it was last told of the reasons why it gets no work."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     jobs_completed: int = 0
     jobs_failed: int = 0
@@ -116,6 +131,8 @@ class Session:
             sip_verified=self.sip_verified,
             privacy=self.privacy,
             verified_at=self.verified_at,
+            challenge_problem=self.challenge_problem,
+            outdated=self.outdated,
             in_flight=tuple(attempt.load for attempt in self.attempts.values()),
             capacity=self.capacity,
             metrics=self.metrics,
@@ -144,6 +161,12 @@ class Session:
         )
         if heartbeat.backend_capacity is not None:
             self.capacity = clamped_capacity(heartbeat.backend_capacity)
+
+    def renew(self, fresh: Session) -> None:
+        """Register again on the same connection: all is new but who it is and what it works on."""
+        for each in fields(self):
+            if each.name not in _KEPT:
+                setattr(self, each.name, getattr(fresh, each.name))
 
     def distrust(self) -> None:
         """Give it no work until its next heartbeat, as the network does."""

@@ -10,7 +10,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Dialect, Integer, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
 from sqlalchemy.types import TypeDecorator
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -299,4 +309,66 @@ idempotency_keys = Table(
     Column("status", BigInteger),
     _text("reply", null=True),
     _time("created_at"),
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    _id(),
+    _text("account_id"),
+    _text("model"),
+    Column("input_price", BigInteger),
+    Column("output_price", BigInteger),
+    _time("since"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    _text("id", key=True),
+    _flag("listed"),
+    _text("s3_name"),
+    _text("display_name"),
+    _text("model_type"),
+    Column("size_gb", Double, nullable=False),
+    _text("architecture"),
+    _text("description"),
+    _amount("min_ram_gb"),
+    _flag("active"),
+    _text("weight_hash"),
+    _time("changed_at"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    _text("version", key=True),
+    _text("platform", key=True),
+    _text("binary_hash"),
+    _text("bundle_hash"),
+    _text("python_hash"),
+    _text("runtime_hash"),
+    _text("template_hashes"),
+    _text("url"),
+    _text("changelog"),
+    _flag("active"),
+    _time("created_at"),
+)
+
+deposits = Table(
+    "deposits",
+    metadata,
+    _text("id", key=True),
+    _text("account_id"),
+    _text("rail"),
+    _text("external_id", null=True),
+    _text("payment_id", null=True),
+    _amount("amount"),
+    _amount("credited"),
+    _amount("refunded"),
+    _amount("disputed"),
+    _text("referral_code"),
+    _text("status"),
+    _time("created_at"),
+    _time("completed_at", null=True),
 )

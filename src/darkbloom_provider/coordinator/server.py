@@ -17,19 +17,19 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
-from darkbloom_provider.coordinator import accounts
+from darkbloom_provider.coordinator import accounts, beside, desks
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.metrics import Metrics
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.passwords import Passwords
-from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
-from darkbloom_provider.coordinator.payouts.rail import PayoutRail
-from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
+from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
-from darkbloom_provider.coordinator.registration import Registrar
+from darkbloom_provider.coordinator.registration import Registrar, relist
 from darkbloom_provider.coordinator.sealing import SealingKey
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
@@ -41,6 +41,7 @@ from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
 
 ADMIN_KEY_FILE: Final = "admin-key"
+RELEASE_KEY_FILE: Final = "release-key"
 DATABASE_FILE: Final = "coordinator.sqlite3"
 IDLE_CONNECTION_SECONDS: Final = 120
 _BACKLOG: Final = 128
@@ -90,7 +91,8 @@ async def open_state(
         beside_server=beside_server,
     )
     try:
-        yield database, Identity(SessionKeys.load_or_create(directory), settings.admin_key)
+        keys = SessionKeys.load_or_create(directory)
+        yield database, Identity(keys, settings.admin_key, settings.release_key)
     finally:
         await database.close()
 
@@ -113,12 +115,15 @@ async def running_coordinator(
         async with open_state(settings, sources) as state:
             database, _ = state
             await _administered(settings, database)
+            await desks.no_play_money(settings, database)
             recovered = await database.recover(now=sources.now())
             if recovered:
                 _log.warning("reservations_refunded", count=recovered)
             coordinator = _compose(settings, catalogue, sources, state, listener)
+            await coordinator.services.offer.refresh()
             async with _serving(coordinator, listener):
-                yield coordinator
+                with beside.announced(settings.state_directory, coordinator.base_url):
+                    yield coordinator
 
 
 async def _administered(settings: Settings, database: Database) -> None:
@@ -138,25 +143,36 @@ def _compose(
     listener: socket.socket,
 ) -> RunningCoordinator:
     database, identity = state
-    hub = Hub(settings, sources)
+    metrics = Metrics()
+    hub = Hub(settings, sources, metrics)
     host, port = listener.getsockname()[:2]
     base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    offer = Offer(database, catalogue)
 
     def unlink(token_sha256: str) -> None:
         hub.registry.unlink(token_sha256)
 
+    def list_anew(changed: Catalogue) -> None:
+        relist(hub.registry, changed)
+        hub.serve_waiting()
+
+    offer.on_change(list_anew)
     services = Services(
         db=database,
-        payouts=_payout_desk(settings, database, sources, base_url),
+        payouts=desks.payout_desk(settings, database, sources, base_url),
+        deposits=desks.deposit_desk(settings, database, sources, base_url),
         sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
         sealing=_sealing_key(settings),
         clock=sources.now,
+        monotonic=sources.monotonic,
         random_hex=sources.random_hex,
         new_id=sources.new_id,
+        metrics=metrics,
         passwords=Passwords(),
         limiter=RateLimiter(settings.rates, monotonic=sources.monotonic, now=sources.now),
-        catalogue=catalogue,
+        offer=offer,
         policy=settings.policy,
         console_url=settings.console_url,
         connected_providers=lambda: len(hub.registry),
@@ -167,7 +183,7 @@ def _compose(
         base_url=base_url,
         ws_url=config.websocket_url(base_url),
         services=services,
-        books=Books(database, settings.policy, sources.now),
+        books=Books(database, settings.policy, sources.now, metrics),
         hub=hub,
         operator=Operator(database, identity, sources),
     )
@@ -177,33 +193,10 @@ def _sealing_key(settings: Settings) -> SealingKey | None:
     return SealingKey.load_or_create(settings.state_directory) if settings.sealed_requests else None
 
 
-def _payout_desk(
-    settings: Settings, database: Database, sources: Sources, base_url: str
-) -> PayoutDesk | None:
-    chosen = settings.payouts
-    if chosen.rail == "sandbox":
-        base = settings.console_url or base_url
-        rail: PayoutRail = SandboxRail(sources.now, base_url=base, delay=chosen.sandbox_delay)
-    elif chosen.rail == "stripe" and chosen.stripe_secret_key is not None:
-        # Only here, so that nobody needs the SDK who does not use it.
-        from darkbloom_provider.coordinator.payouts.stripe_connect import (  # noqa: PLC0415
-            StripeRail,
-        )
-
-        rail = StripeRail(
-            chosen.stripe_secret_key,
-            chosen.stripe_webhook_secret,
-            api_base=chosen.stripe_api_base,
-        )
-    else:
-        return None
-    return PayoutDesk(database, rail, sources.now)
-
-
 @contextlib.asynccontextmanager
 async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> AsyncIterator[None]:
     settings, services, hub = coordinator.settings, coordinator.services, coordinator.hub
-    registrar = Registrar(services.db, services.catalogue, settings.policy, hub.sources)
+    registrar = Registrar(services.db, services.offer, settings.policy, hub.sources)
     books = coordinator.books
     server = _Server(
         uvicorn.Config(
@@ -229,6 +222,7 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
         background = [
             tasks.create_task(hub.evict_forever()),
             tasks.create_task(books.close_forever()),
+            tasks.create_task(services.offer.follow_forever()),
         ]
         if services.payouts is not None:
             background.append(tasks.create_task(services.payouts.run_forever()))
@@ -247,6 +241,8 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             await hub.settled()
             if services.payouts is not None:
                 await services.payouts.rail.close()
+            if services.deposits is not None:
+                await services.deposits.rail.close()
     if failure is not None:
         raise failure
 

@@ -8,6 +8,9 @@ from datetime import datetime
 
 from darkbloom_provider.coordinator.accounts import Identity
 from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.metrics import Metrics
+from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
@@ -28,16 +31,22 @@ class Services:
     """Opens sealed requests; None if this coordinator takes none."""
     clock: Callable[[], datetime]
     """The time, aware and in UTC."""
+    monotonic: Callable[[], float]
+    """Seconds that never jump, for what is kept for a while."""
     random_hex: Callable[[int], str]
     """So many random bytes as lower-case hex; unpredictable (`secrets.token_hex`)."""
     new_id: Callable[[], str]
     """A fresh UUID as text, for accounts."""
+    metrics: Metrics
     passwords: Passwords
     limiter: RateLimiter
-    catalogue: Catalogue
+    offer: Offer
+    """The models and prices, which the operator may change at any moment."""
     policy: Policy
     payouts: PayoutDesk | None
     """Takes withdrawals to the bank; None if this coordinator pays nobody out."""
+    deposits: DepositDesk | None
+    """Sells credit; None if nobody can buy any."""
     sandbox_setup: SandboxSetup
     console_url: str | None
     """Where people approve a machine. Absent: the address the request came to."""
@@ -45,3 +54,8 @@ class Services:
     """Sessions that are connected now, routable or not."""
     on_token_revoked: Callable[[str], None]
     """Called after a device token was revoked, with its SHA-256 in hex: unlink live sessions."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models with their prices, as they are now."""
+        return self.offer.catalogue

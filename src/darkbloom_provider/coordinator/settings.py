@@ -6,6 +6,7 @@ Every duration is here, so that a test can shorten it and nothing waits on a con
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,8 @@ class Policy:
     """The platform's share of every job, 0-100; owners get all of it by default."""
     referral_percent: int = 20
     """A referrer's share of the platform's fee, 1-50."""
+    personal_prices: bool = False
+    """Whether who serves a job may ask for less than everybody's price (`PUT /v1/pricing`)."""
     minimum_charge_micro_usd: int = 0
     """The least that a request costs."""
     min_trust: TrustLevel = "none"
@@ -46,6 +49,12 @@ class Policy:
     """SHA-256 hex of accepted interpreters. Empty: not checked."""
     accepted_runtime_hashes: frozenset[str] = frozenset()
     """SHA-256 hex of accepted runtimes. Empty: not checked."""
+    accepted_template_hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 hex of each chat template by name: just these and no other. Empty: not checked."""
+    accepted_binary_hashes: frozenset[str] = frozenset()
+    """SHA-256 hex of accepted programs, checked where one is reported. Empty: not checked."""
+    min_version: str | None = None
+    """Providers of an older version get no work. Dotted numbers."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fee_percent <= 100:  # noqa: PLR2004 - a percentage
@@ -134,6 +143,10 @@ class Rates:
     keeps the owner out."""
     device: Rate = Rate(1.0, 30)
     """Steps of the device login by machines, by address."""
+    telemetry: Rate = Rate(100 / 60, 200)
+    """Events that clients report, by account."""
+    telemetry_anonymous: Rate = Rate(10 / 60, 30)
+    """The same by everybody who does not say who they are, together."""
 
 
 RailName = Literal["sandbox", "stripe", "off"]
@@ -141,7 +154,7 @@ RailName = Literal["sandbox", "stripe", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Payouts:
-    """How withdrawals leave the coordinator."""
+    """How money leaves the coordinator, and how it comes."""
 
     rail: RailName = "sandbox"
     """`sandbox` moves no money and says so everywhere."""
@@ -149,6 +162,10 @@ class Payouts:
     stripe_secret_key: Secret | None = None
     stripe_webhook_secret: Secret | None = None
     """Of the endpoint that hears Connect events."""
+    stripe_checkout_secret: Secret | None = None
+    """Of the endpoint that hears of payments for credit."""
+    deposits: bool = True
+    """Whether credit can be bought, over the same rail."""
     stripe_api_base: str | None = None
     """Instead of Stripe's own, for tests."""
 
@@ -176,6 +193,8 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     """A database URL instead of the file in the state directory. May hold a password."""
     admin_key: Secret | None = None
+    release_key: Secret | None = None
+    """Registers releases and nothing else, for whoever builds them."""
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
     sealed_requests: bool = True

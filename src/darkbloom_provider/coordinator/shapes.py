@@ -124,3 +124,7 @@ class Operation:
     error_media_type: str = "application/json"
     sealable: bool = False
     """Whether it also takes and answers what is sealed for the coordinator's key."""
+    also: dict[str, Schema] = field(default_factory=dict)
+    """Other media types that a good answer may have, with what is in them."""
+    also_statuses: tuple[int, ...] = ()
+    """Other statuses of a good answer of the same shape."""

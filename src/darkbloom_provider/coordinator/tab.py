@@ -18,6 +18,7 @@ from darkbloom_provider import logs
 from darkbloom_provider.coordinator import ledger
 from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
 from darkbloom_provider.coordinator.ledger import Serving, Settlement
+from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.protocol.messages import Usage
 from darkbloom_provider.protocol.money import Price, cost
@@ -35,6 +36,7 @@ class Books:
     database: Database
     policy: Policy
     now: Callable[[], datetime]
+    metrics: Metrics = field(default_factory=Metrics)
     unclosed: set[str] = field(default_factory=set)
     """Reservations that may be open in the ledger although their requests have ended."""
 
@@ -139,7 +141,8 @@ class Tab:
                 price=self._price,
                 policy=self._books.policy,
                 now=self._books.now(),
-            )
+            ),
+            usage,
         )
 
     async def settle_partial(self, job_id: str, serving: Serving, usage: Usage) -> None:
@@ -155,7 +158,8 @@ class Tab:
                 price=self._price,
                 policy=self._books.policy,
                 now=self._books.now(),
-            )
+            ),
+            usage,
         )
 
     async def refund(self) -> None:
@@ -166,19 +170,25 @@ class Tab:
             )
         )
 
-    async def _close(self, operation: Callable[[Connection], Settlement | None]) -> None:
+    async def _close(
+        self, operation: Callable[[Connection], Settlement | None], usage: Usage | None = None
+    ) -> None:
         async with self._lock:
             if self._settlement is not None:
                 return
             try:
                 self._settlement = await self._books.database.write(operation)
-            except BaseException:
+            except BaseException as error:
                 # However this ends, it may still be open.
+                if isinstance(error, Exception):
+                    self._books.metrics.not_closed()
                 self._books.unclosed.add(self._reservation_id)
                 raise
             self._books.unclosed.discard(self._reservation_id)
             closed = self._settlement
         if closed is not None:
+            if closed.applied:
+                self._books.metrics.closed(closed, usage)
             _log.info(
                 "job_closed",
                 outcome=closed.outcome,
@@ -188,4 +198,5 @@ class Tab:
                 payout_micro_usd=closed.payout,
             )
             if closed.clamped:
-                _log.error("job_cost_clamped", job=closed.job_id, cost_micro_usd=closed.cost)
+                # An honest count fits into the reservation (`estimate.most_prompt_tokens`).
+                _log.warning("job_cost_clamped", job=closed.job_id, cost_micro_usd=closed.cost)

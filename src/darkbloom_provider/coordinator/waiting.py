@@ -48,6 +48,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
 
+    def count(self, model: str) -> int:
+        """How many wait for a model."""
+        return len(self._queues.get(model, ()))
+
     def enter(self, demand: Demand, tab: Tab) -> Waiter:
         """Queue a request.
 

@@ -25,6 +25,7 @@ from darkbloom_provider.protocol import signed
 from darkbloom_provider.protocol.attestation import AttestationBlob, attest
 from darkbloom_provider.protocol.messages import (
     BACKEND,
+    ROUTING_STATUS,
     AttestationChallenge,
     AttestationResponse,
     BackendCapacity,
@@ -185,6 +186,7 @@ class ProviderFacts:
             runtime_hash=self._machine.runtime_hash,
             privacy_capabilities=self._activity.capabilities(),
             machine_id=self._machine.machine_id,
+            extensions=(ROUTING_STATUS,),
         )
         return register.model_copy(update=self._measured_speed(register.models)), self._attestation
 

@@ -271,7 +271,10 @@ class ModelSlots:
     async def unload_idle(
         self, engine: Loader, idle_s: float, in_flight: Callable[[], Mapping[str, int]]
     ) -> int:
-        """Unload every model that nobody has asked for in `idle_s` seconds; how many there were."""
+        """Unload every model that nobody has asked for in `idle_s` seconds; how many there were.
+
+        One that the engine cannot let go of now, as while it hangs, stays ready for the next try.
+        """
         unloaded = 0
         self._notice_evictions()
         for model_id, slot in list(self._slots.items()):
@@ -281,9 +284,20 @@ class ModelSlots:
             # Before the first wait: a request that comes meanwhile loads it again, in order.
             self._set(model_id, "idle")
             _log.info("unloading an idle model", model=model_id, unused_s=round(unused_s))
-            await engine.unload(model_id)
-            unloaded += 1
+            try:
+                await engine.unload(model_id)
+            except DarkbloomError as error:
+                _log.warning("model not unloaded yet", model=model_id, why=str(error))
+                self._still_ready(engine, model_id)
+            else:
+                unloaded += 1
         return unloaded
+
+    def _still_ready(self, engine: Loader, model_id: str) -> None:
+        """An unload failed: the model is in memory as before, unless it was asked for meanwhile."""
+        slot = self._slots.get(model_id)
+        if slot is not None and slot.state == "idle" and engine.loaded(model_id) is not None:
+            self._set(model_id, "ready")
 
     async def _load(self, engine: Loader, model_id: str, *, make_room: bool = True) -> None:
         model = self._slots[model_id].model

@@ -11,17 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from darkbloom_provider.engine import trial
 from darkbloom_provider.engine.breaker import Breaker
-from darkbloom_provider.engine.decoding import Decoding, Parked, Row, Token
+from darkbloom_provider.engine.decoding import Decoding, Row, Token
 from darkbloom_provider.engine.entry import Entry, Intake, failure
 from darkbloom_provider.engine.errors import (
     EngineError,
     OutOfServiceError,
 )
-from darkbloom_provider.engine.layers import Layer, merge
+from darkbloom_provider.engine.extraction import begin_to_copy
+from darkbloom_provider.engine.held import Held
 from darkbloom_provider.engine.ledger import Ledger, ModelMemory
 from darkbloom_provider.engine.line import Line
 from darkbloom_provider.engine.loading import Weights
@@ -32,7 +33,6 @@ from darkbloom_provider.engine.reading import Reading
 from darkbloom_provider.engine.requests import (
     EngineSettings,
     GenerationRequest,
-    SamplingParams,
     SlotSnapshot,
 )
 from darkbloom_provider.engine.sampling import Samplers
@@ -52,9 +52,6 @@ from darkbloom_provider.engine.updates import (
     RequestUpdate,
     Started,
 )
-
-_PROBE_STEPS = 8
-_GREEDY = SamplingParams(temperature=0)
 
 
 class Batch:
@@ -92,10 +89,7 @@ class Batch:
         )
         self._speedometer = Speedometer()
         self._running: dict[int, Entry] = {}
-        self._held: set[int] = set()
-        """Running requests whose readers are far behind."""
-        self._parked: dict[int, Parked] = {}
-        """Those of them that are out of the batch, so that the others can go on."""
+        self._held = Held()
         self._sharing = Sharing(
             PromptCache(0) if cache is None else cache,
             trimmable=always_trimmable(make_prompt_cache(weights.model)),
@@ -173,9 +167,9 @@ class Batch:
         It keeps its memory and leaves its place. Nothing is copied while it has no company.
         """
         if held and key in self._running:
-            self._held.add(key)
+            self._held.hold(key)
         else:
-            self._held.discard(key)
+            self._held.go_on(key)
 
     def step(self) -> list[RequestUpdate]:
         """Let waiting requests in, then compute: a piece of their prompts, a token for the others.
@@ -189,7 +183,7 @@ class Batch:
         updates: list[RequestUpdate] = []
         left: list[int] = []
         try:
-            self._bring_back()
+            self._held.bring_back(self._decoding)
             self._admit(updates)
             for token in self._put_aside() or self._compute():
                 updates += self._take(token, left)
@@ -212,43 +206,25 @@ class Batch:
             if isinstance(start, EngineError):
                 updates.append(Failed(entry.key, start))
                 continue
-            try:
-                self._reading.join(self._row(entry, start), start.layers, start.segments)
-            except TypeError as error:  # nothing has joined; others are unharmed
-                self._sharing.left(entry.key)
-                self._memory.leave(entry.key)
-                updates.append(Failed(entry.key, failure(error)))
-            else:
-                self._running[entry.key] = entry
+            self._reading.join(self._row(entry, start), start.layers, start.segments)
+            self._running[entry.key] = entry
 
     def _put_aside(self) -> list[Token]:
         """Take those that are held out of the batch; the tokens that this brings to light.
 
         A row's token that is on its way is told first, and the row leaves with the next step.
         """
-        held = [key for key in self._held if key not in self._parked and key in self._decoding]
-        if not held:
+        if not self._held.waits_for(self._decoding):
             return []
         if self._decoding.unread:
             return self._timed_decoding(self._decoding.flush)
-        for key in held:
-            parked = self._decoding.park(key)
-            if parked is not None:
-                _copy(parked.layers)
-                self._parked[key] = parked
+        self._held.put_aside(self._decoding)
         return []
-
-    def _bring_back(self) -> None:
-        for key in [key for key in self._parked if key not in self._held]:
-            parked = self._parked.pop(key)
-            layers = [merge([layer]) for layer in parked.layers]
-            self._decoding.join([parked.row], layers, [parked.input])
 
     def _fits(self, tokens: int, overtaking: bool) -> bool:
         """Whether a prompt of which so many tokens are to be computed may join now."""
-        running = len(self._running) - len(self._held)
         left = len(self._reading) + len(self._line)
-        return running < self._settings.max_running and self._pace.joins(
+        return self._has_place and self._pace.joins(
             tokens,
             self._reading.left,
             self._line.prompt_tokens,
@@ -256,6 +232,12 @@ class Batch:
             overtaking=overtaking,
             outnumbered=left <= len(self._decoding),
         )
+
+    @property
+    def _has_place(self) -> bool:
+        if not self._weights.keeps_company:
+            return not self._running
+        return len(self._running) - len(self._held) < self._settings.max_running
 
     def _row(self, entry: Entry, start: Start) -> Row:
         request = entry.request
@@ -317,7 +299,7 @@ class Batch:
         if found is None:
             return None
         layers, tokens = found
-        _copy(layers)
+        begin_to_copy(layers)
         return layers, tuple(tokens)
 
     def _take(self, token: Token, left: list[int]) -> list[RequestUpdate]:
@@ -362,8 +344,7 @@ class Batch:
 
     def _forget(self, keys: Sequence[int]) -> None:
         for key in keys:
-            self._held.discard(key)
-            self._parked.pop(key, None)
+            self._held.forget(key)
             if self._running.pop(key, None) is not None:
                 self._sharing.left(key)
                 self._memory.leave(key)
@@ -374,7 +355,6 @@ class Batch:
             self._memory.leave(key)
         self._running.clear()
         self._held.clear()
-        self._parked.clear()
         self._sharing.clear()
         self._reading, self._decoding = self._new_batch()
 
@@ -402,26 +382,12 @@ class Batch:
         """Compute two tokens for nobody, and serve again if that works."""
         if self.probe_in != 0:
             return
-        try:
-            reading, decoding = self._new_batch()
-            greedy = self._samplers.get(_GREEDY)
-            reading.join(Row(0, [], limit=2, ends=frozenset(), sampler=greedy), None, [[0, 0]])
-            reading.read(1)
-            [ready] = reading.take_ready()
-            decoding.join(*ready)
-            for _ in range(_PROBE_STEPS):
-                if any(token.reason for token in decoding.step()):
-                    self._breaker.probed()
-                    return
-            self._breaker.failed(self._clock(), "its steps bring nothing out")
-        except Exception as error:  # noqa: BLE001 - that is the answer to the probe
-            self._breaker.failed(self._clock(), f"its steps fail ({type(error).__name__})")
+        problem = trial.problem(self._weights.model)
+        if problem is None:
+            self._breaker.probed()
+        else:
+            self._breaker.failed(self._clock(), problem)
 
     def _new_batch(self) -> tuple[Reading, Decoding]:
         model = self._weights.model
         return Reading(model, lambda: make_prompt_cache(model)), Decoding(model)
-
-
-def _copy(layers: Sequence[Layer]) -> None:
-    """Begin to copy what was taken out of a batch, or it would hold on to the whole of it."""
-    mx.async_eval([layer.state for layer in layers])  # type: ignore[no-untyped-call] # mlx's stubs

@@ -5,7 +5,8 @@ so that the processor prepares one while the other is being computed. What mlx-l
 `GenerationBatch` does otherwise costs a server tokens, and is why this stands in its place:
 
 * a newcomer takes its first step together with everybody else, not in a step of its own;
-* rows that choose alike are sampled together, whatever their neighbours ask for;
+* rows that choose alike are sampled together, whatever their neighbours ask for, and those that
+  take the likeliest token in one operation;
 * probabilities are computed for those who asked;
 * what is computed can be read at once, before a piece of a prompt would make it wait (`flush`).
 
@@ -25,6 +26,7 @@ from darkbloom_provider.engine.extraction import extract_row
 from darkbloom_provider.engine.layers import BatchLayer, Layer
 from darkbloom_provider.engine.penalties import LogitsProcessor
 from darkbloom_provider.engine.requests import FinishReason
+from darkbloom_provider.engine.sampling import Sampler
 
 Array = Any
 """`mlx.core.array`. MLX's own annotations are not precise enough to check against."""
@@ -211,10 +213,10 @@ class Decoding:
 class _Choice(NamedTuple):
     """Which rows are sampled together. Holds until a row comes or goes."""
 
-    groups: Sequence[tuple[Callable[[Array], Array], Array | None]]
-    """A sampler and the places of its rows; None means all."""
-    order: Array | None
-    """Puts the groups' results back into the rows' order."""
+    groups: Sequence[tuple[Callable[[Array], Array], Array | slice]]
+    """A sampler and the places of its rows."""
+    greedy: bool
+    """Whether there are more rows, which take the likeliest token."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> _Choice:
@@ -222,18 +224,24 @@ class _Choice(NamedTuple):
         for at, row in enumerate(rows):
             places.setdefault(id(row.sampler), []).append(at)
         if len(places) == 1:
-            return cls([(rows[0].sampler, None)], None)
-        order = [0] * len(rows)
-        for new, old in enumerate(at for group in places.values() for at in group):
-            order[old] = new
-        groups = [(rows[group[0]].sampler, mx.array(group)) for group in places.values()]
-        return cls(groups, mx.array(order))
+            return cls([(rows[0].sampler, slice(None))], greedy=False)
+        groups: list[tuple[Callable[[Array], Array], Array | slice]] = []
+        for group in places.values():
+            sampler = rows[group[0]].sampler
+            if isinstance(sampler, Sampler) and sampler.greedy:
+                continue
+            one = len(group) == 1
+            groups.append((sampler, slice(group[0], group[0] + 1) if one else mx.array(group)))
+        return cls(groups, greedy=len(groups) < len(places))
 
     def sample(self, logits: Array) -> Array:
-        if self.order is None:
+        if not self.greedy and len(self.groups) == 1:
             return self.groups[0][0](logits)
-        chosen = mx.concatenate([sampler(logits[places]) for sampler, places in self.groups])
-        return chosen[self.order]
+        # Of all rows at once: to pick some of them out costs more than it saves.
+        chosen = mx.argmax(logits, axis=-1) if self.greedy else mx.zeros(len(logits), mx.uint32)
+        for sampler, places in self.groups:
+            chosen[places] = sampler(logits[places])
+        return chosen
 
 
 def _read(row: Row, token: int, logprobs: Array | None) -> Token:

@@ -271,6 +271,7 @@ class Engine:
     def _on_look(self) -> None:
         """Give up what waits for a model, or for a tokenizer, that takes too long."""
         self._submissions.expire()
+        self._residency.interrupt_readers()
         for model, problem in self._residency.reader_problems():
             self._submissions.fail_unprepared(model, OutOfServiceError(model, problem))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from pathlib import Path
 
 from darkbloom_provider.errors import DarkbloomError, ModelError
 
@@ -117,6 +118,24 @@ class NoRoomError(ModelError):
             else "serve a smaller model, or raise [provider] memory_limit_gb",
         )
         self.ever = ever
+
+
+class UnbatchableModelError(ModelError):
+    """A model's layers remember in a way that cannot be batched, so no request could be answered.
+
+    Args:
+        path: The model's folder.
+        kind: The layers' kind, in mlx-lm's words.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(
+            f"The model in {path} cannot be served",
+            why=f"mlx-lm cannot batch the {kind} of its layers",
+            next_step="serve a model of another family; [backend] enabled_models names those that "
+            "are served",
+        )
+        self.kind = kind
 
 
 class GenerationFailedError(EngineError):

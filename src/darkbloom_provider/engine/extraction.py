@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache
 
@@ -13,6 +15,11 @@ def extract_row(batch: BatchLayer, idx: int) -> Layer:
     found = batch.extract(idx)
     _detach(found)
     return found
+
+
+def begin_to_copy(layers: Sequence[Layer]) -> None:
+    """Compute what was taken out of a batch, or it would hold on to the whole of it."""
+    mx.async_eval([layer.state for layer in layers])  # type: ignore[no-untyped-call] # mlx's stubs
 
 
 def _detach(layer: Layer) -> None:

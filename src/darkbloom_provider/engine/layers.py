@@ -73,11 +73,23 @@ class _Mergeable(Protocol):
     def merge(self, caches: Sequence[Layer]) -> BatchLayer: ...
 
 
+class CannotBeBatchedError(TypeError):
+    """Layers of this kind cannot be batched.
+
+    Args:
+        kind: In mlx-lm's words.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"{kind} cannot be batched")
+        self.kind = kind
+
+
 def merge(rows: Sequence[Layer]) -> BatchLayer:
     """One batch of several rows' layers, which are copied.
 
     Raises:
-        TypeError: Layers of this kind cannot be batched.
+        CannotBeBatchedError: Layers of this kind cannot be batched.
     """
     return _mergeable(rows[0]).merge(rows)
 
@@ -86,5 +98,5 @@ def _mergeable(layer: Layer) -> _Mergeable:
     for part in layer.caches if isinstance(layer, Compound) else ():
         _mergeable(part)
     if not isinstance(layer, _Mergeable):
-        raise TypeError(f"{type(layer).__name__} cannot be batched")
+        raise CannotBeBatchedError(type(layer).__name__)
     return layer

@@ -13,6 +13,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, load_tokenizer
 
+from darkbloom_provider.engine import trial
+from darkbloom_provider.engine.errors import UnbatchableModelError
+from darkbloom_provider.engine.layers import CannotBeBatchedError
 from darkbloom_provider.engine.prompt import Tokenizer
 from darkbloom_provider.errors import ModelError
 
@@ -33,6 +36,8 @@ class Weights:
     weight_bytes: int
     vocabulary_size: int
     """Width of the logits; tokenizers often know fewer tokens."""
+    keeps_company: bool = True
+    """Whether requests can be computed together; else it answers one at a time."""
     chat_template: str | None = None
     special_tokens: frozenset[str] = frozenset()
 
@@ -43,6 +48,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
     Only local files are read, and no code that a model brings along is run.
 
     Raises:
+        UnbatchableModelError: Its layers are of a kind that the engine cannot batch.
         ModelError: The folder is not there, is not complete, or is not a model MLX can run.
     """
     if not (path / "config.json").is_file():
@@ -63,9 +69,14 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         tokenizer.encode("")
         yield
         vocabulary_size = _warm_up(model)
-    except Exception as error:
+        yield
+        keeps_company = trial.keeps_company(model)
+    except CannotBeBatchedError as error:
+        raise UnbatchableModelError(path, error.kind) from error
+    except (Exception, SystemExit) as error:
         # A damaged or foreign folder makes mlx-lm, transformers and tokenizers raise all kinds,
-        # bare `Exception` among them. None of it may end the thread that serves other models.
+        # bare `Exception` among them, and one of mlx-lm's modules exits if it misses a package.
+        # None of it may end the thread that serves other models.
         raise ModelError(
             f"The model in {path} cannot be loaded",
             why=_first_line(error),
@@ -77,6 +88,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         context_length=context_length(config),
         weight_bytes=sum(array.nbytes for array in parameters),
         vocabulary_size=vocabulary_size,
+        keeps_company=keeps_company,
         chat_template=_chat_template(getattr(tokenizer, "chat_template", None)),
         special_tokens=frozenset(tokenizer.get_added_vocab()),
     )
@@ -122,7 +134,7 @@ def _warm_up(model: Model) -> int:
     return int(logits.shape[-1])
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"a file is not valid JSON ({error.msg}, line {error.lineno})"
     text = str(error).strip().splitlines()

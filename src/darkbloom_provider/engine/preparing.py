@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from darkbloom_provider.engine import prompt
+from darkbloom_provider.engine import channels, prompt
+from darkbloom_provider.engine.breaker import Breaker
 from darkbloom_provider.engine.errors import EngineError, GenerationFailedError
 from darkbloom_provider.engine.parsers.choice import choose
 from darkbloom_provider.engine.prompt import EncodedPrompt, Tokenizer
 from darkbloom_provider.engine.requests import GenerationRequest
-from darkbloom_provider.engine.side_thread import SideThread
+from darkbloom_provider.engine.side_thread import InterruptedCallError, SideThread
 
 if TYPE_CHECKING:
     from darkbloom_provider.engine.structure import Grammars, Guide
@@ -50,6 +51,7 @@ def prompt_reader(
             tokenizer,
             vocabulary_size,
             markers(writes.thinking, vocabulary, token_data(tokenizer)),
+            in_channels=writes.channels and channels.known(vocabulary),
         ),
     )
 
@@ -69,18 +71,35 @@ class Preparing:
         reader: Of the model.
         reading: Where its prompts are read.
         compiling: Where schemas are compiled.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, reader: PromptReader, reading: SideThread, compiling: SideThread) -> None:
+    def __init__(
+        self,
+        reader: PromptReader,
+        reading: SideThread,
+        compiling: SideThread,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self.reader = reader
         self.reading = reading
+        self.breaker = Breaker()
+        """Opens when prompt after prompt has to be given up."""
         self._compiling = compiling
 
     def start(
         self, request: GenerationRequest, done: Callable[[Prepared | EngineError], None]
     ) -> Preparation:
         """Prepare a request and tell `done`, in the event loop, what came of it."""
-        return Preparation(self.reader, self.reading, self._compiling, request, done)
+        return Preparation(self, self._compiling, request, done)
+
+    def took(self, error: BaseException | None) -> None:
+        """A prompt was read, or could not be, because of `error`."""
+        if isinstance(error, InterruptedCallError):
+            self.breaker.failed(self._clock(), "reading prompt after prompt takes for ever")
+        else:
+            self.breaker.completed()
 
 
 class Preparation:
@@ -88,18 +107,18 @@ class Preparation:
 
     def __init__(
         self,
-        reader: PromptReader,
-        reading: SideThread,
+        preparing: Preparing,
         compiling: SideThread,
         request: GenerationRequest,
         done: Callable[[Prepared | EngineError], None],
     ) -> None:
-        self._reader = reader
+        self._preparing = preparing
+        self._reader = reader = preparing.reader
         self._compiling = compiling
         self._request = request
         self._done = done
         self._cancelled = False
-        self._call: Future[EncodedPrompt] | Future[Guide] = reading.start(
+        self._call: Future[EncodedPrompt] | Future[Guide] = preparing.reading.start(
             functools.partial(prompt.read, reader.tokenizer, request), self._read
         )
 
@@ -110,6 +129,7 @@ class Preparation:
 
     def _read(self, call: Future[EncodedPrompt]) -> None:
         error = call.exception()
+        self._preparing.took(error)
         if error is not None:
             self._done(_failure(error, "the prompt could not be read"))
             return
@@ -132,6 +152,13 @@ class Preparation:
 def _failure(error: BaseException, message: str) -> EngineError:
     if isinstance(error, EngineError):
         return error
+    if isinstance(error, InterruptedCallError):
+        return GenerationFailedError(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            message,
+            why="it took too long",
+            next_step="send a shorter one",
+        )
     # The kind only: an exception's text may quote what it choked on.
     return GenerationFailedError(
         HTTPStatus.INTERNAL_SERVER_ERROR, message, why=type(error).__name__

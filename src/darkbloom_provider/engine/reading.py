@@ -99,7 +99,8 @@ class Reading:
             segments: The rest of the prompt, at least one token, cut where the cache may be kept.
 
         Raises:
-            TypeError: The layers' kind cannot be batched.
+            CannotBeBatchedError: The layers' kind cannot be batched; a model that makes such
+                layers is refused when it is loaded.
         """
         *cut, end = ([*segment] for segment in segments if segment)
         cut += [end[:-1]] if end[:-1] else []

@@ -18,6 +18,9 @@ from darkbloom_provider.errors import DarkbloomError, ModelError
 
 Result = TypeVar("Result")
 
+_GRACE = 0.2
+"""The share of the limit in which an interrupted reader may come back: two looks of the watch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -46,6 +49,7 @@ class Residency:
         self._send = send
         self._clock = clock
         self._stall_limit_s = stall_limit_s
+        self._grace_s = stall_limit_s * _GRACE
         self._residents: dict[str, Resident | None] = {}
         """None once a model was loaded, or was to be, and is not in memory."""
         self._paths: dict[str, Path] = {}
@@ -89,10 +93,25 @@ class Residency:
     def reader_problem(self, model_id: str) -> str | None:
         """What keeps prompts from being read, in one sentence; None if nothing does."""
         resident = self._residents.get(model_id)
-        since = None if resident is None else resident.preparing.reading.busy_since
-        if since is None or self._clock() - since <= self._stall_limit_s:
+        if resident is None:
+            return None
+        breaker, since = resident.preparing.breaker, resident.preparing.reading.busy_since
+        if breaker.probe_in(self._clock()):
+            return f"{model_id}: {breaker.problem}"
+        if since is None or self._clock() - since <= self._stall_limit_s + self._grace_s:
             return None
         return f"{model_id} has been reading one prompt for {self._clock() - since:.0f} s"
+
+    def interrupt_readers(self) -> None:
+        """Give up prompts that have been read for too long, so that the next have their turn.
+
+        If that is not possible, the model has a `reader_problem` soon.
+        """
+        for resident in self._residents.values():
+            reading = None if resident is None else resident.preparing.reading
+            since = None if reading is None else reading.busy_since
+            if reading and since is not None and self._clock() - since > self._stall_limit_s:
+                reading.interrupt()
 
     def reader_problems(self) -> list[tuple[str, str]]:
         """The models that cannot read prompts, and why."""
@@ -140,7 +159,7 @@ class Residency:
         """A model is in memory."""
         reading = SideThread(f"darkbloom-prompts {model.model_id}", self._clock)
         self._residents[model.model_id] = Resident(
-            model, Preparing(reader, reading, self._compiling)
+            model, Preparing(reader, reading, self._compiling, self._clock)
         )
         _settle(self._loads.pop(model.model_id, None), model)
 

@@ -36,10 +36,15 @@ class Sampler:
         self._seed = seed
         self._drawn = 0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the likeliest token, whatever was drawn before."""
+        return self._params.temperature == 0
+
     def __call__(self, logits: Array) -> Array:
         """Choose the next token of each row of `logits` (rows x vocabulary)."""
         params = self._params
-        if params.temperature == 0:
+        if self.greedy:
             return mx.argmax(logits, axis=-1)
         places, kept = self._likeliest(logits)
         # Filters look at the model's own probabilities; the temperature comes last, as in mlx-lm.

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
+
+
 CLOSE_SECONDS = 5.0
 """How long `aclose` waits for the call under way, whose thread else ends with the process."""
+
+
+class InterruptedCallError(BaseException):
+    """Raised in a call that takes too long.
+
+    Not an `Exception`: what is on the way, a template's engine for one, must not take it for a
+    fault of its own.
+    """
 
 
 class SideThread:
@@ -35,6 +51,9 @@ class SideThread:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pending: set[Future[object]] = set()
         self._closed = False
+        self._state = threading.Lock()
+        self._interruptible = False
+        self._interrupted = False
         self.busy_since: float | None = None
         """When the call under way began, in seconds of the clock; None if there is none."""
 
@@ -61,6 +80,19 @@ class SideThread:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         return future
+
+    def interrupt(self) -> None:
+        """Raise `InterruptedCallError` in the call under way, once; it may be told twice.
+
+        That ends whatever is written in Python. What is not goes on until it returns.
+        """
+        with self._state:
+            if self._thread is None or not self._interruptible or self._interrupted:
+                return
+            self._interrupted = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(InterruptedCallError)
+            )
 
     def close(self) -> None:
         """Begin nothing any more. Idempotent; the thread ends after the call under way."""
@@ -92,14 +124,33 @@ class SideThread:
         if not future.set_running_or_notify_cancel():
             return
         self.busy_since = self._clock()
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits
-            self.busy_since = None
-            future.set_exception(error)
+        outcome = self._outcome(work)
+        self.busy_since = None
+        if isinstance(outcome, _Raised):
+            future.set_exception(outcome.error)
         else:
-            self.busy_since = None
-            future.set_result(result)
+            future.set_result(outcome)
+
+    def _outcome(self, work: Callable[[], Result]) -> Result | _Raised:
+        """What became of a call, when no interruption of it can come any more."""
+        outcome: Result | _Raised
+        self._interrupted = False
+        try:
+            self._interruptible = True
+            try:
+                outcome = work()
+            except InterruptedCallError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - told to whoever waits
+                outcome = _Raised(error)
+            with self._state:
+                self._interruptible = False
+            while self._interrupted:  # too late to be of use, but on its way: it arrives here
+                time.sleep(0)
+        except InterruptedCallError as error:
+            outcome = _Raised(error)
+            self._interruptible = False
+        return outcome
 
     def _tell(
         self,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from darkbloom_provider.engine import channels
 from darkbloom_provider.engine.errors import EngineError, InvalidGenerationError
 from darkbloom_provider.engine.prompt import Tokenizer
 from darkbloom_provider.engine.requests import Structure
@@ -39,14 +40,21 @@ class Grammars:
         tokenizer: The model's.
         vocabulary_size: Width of the model's logits.
         markers: Of the thoughts that may come before an answer; None if the model has none.
+        in_channels: Whether the model writes in harmony's channels.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, vocabulary_size: int, markers: Markers | None = None
+        self,
+        tokenizer: Tokenizer,
+        vocabulary_size: int,
+        markers: Markers | None = None,
+        *,
+        in_channels: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
         self._markers = markers
+        self._in_channels = in_channels
         self._vocabulary: Any = None
         self._building = threading.Lock()
 
@@ -56,7 +64,7 @@ class Grammars:
         Args:
             structure: What the answer must be.
             prompt_end: How the rendered conversation ends; None where a plain prompt is continued,
-                which has no thoughts.
+                which has neither thoughts nor channels.
 
         Raises:
             InvalidGenerationError: 400; the schema is no schema, uses what cannot be enforced or is
@@ -71,6 +79,8 @@ class Grammars:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_OPTIONS)
         except ValueError:
             raise _refused(structure, "is not a JSON object") from None
+        if self._in_channels and prompt_end is not None and channels.opens(prompt_end):
+            grammar = channels.around(grammar)
         limits = llguidance.LLParserLimits(verbose_errors=False)
         matcher = llguidance.LLMatcher(
             self._vocabulary_of(structure), grammar, log_level=0, limits=limits

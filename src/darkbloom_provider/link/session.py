@@ -23,16 +23,15 @@ from darkbloom_provider.link.actions import (
     Action,
     Answer,
     CancelJob,
-    ClearProblem,
     CloseConnection,
     Reconnect,
     RefuseJob,
     Report,
     SendHeartbeat,
     SendRegister,
-    ShowProblem,
     StartJob,
 )
+from darkbloom_provider.link.complaints import Complaints
 from darkbloom_provider.link.events import (
     Closed,
     Connected,
@@ -52,12 +51,12 @@ from darkbloom_provider.link.failure import (
     NotAccepted,
     printable,
 )
-from darkbloom_provider.link.state import Problem
 from darkbloom_provider.protocol.messages import (
     AttestationChallenge,
     Cancel,
     CoordinatorMessage,
     InferenceRequest,
+    RoutingStatus,
     RuntimeStatus,
 )
 
@@ -102,8 +101,7 @@ class Session:
         self._wish: tuple[str, float] | None = None
         """Why to register again, and since when."""
         self._drain_by: float | None = None
-        self._mismatch_shown = False
-        self._mismatch_since_challenge = False
+        self._complaints = Complaints()
 
     @property
     def draining(self) -> bool:
@@ -162,7 +160,9 @@ class Session:
             case Cancel(request_id=request_id):
                 return self._cancelled(request_id, now)
             case RuntimeStatus():
-                return self._runtime_status(message)
+                return [*self._complaints.runtime(message)]
+            case RoutingStatus():
+                return [*self._complaints.routing(message)]
             case _:  # pragma: no cover — the type checker proves it
                 assert_never(message)
 
@@ -172,12 +172,7 @@ class Session:
         if self._register_by is not None:
             self._register_by = None
             actions.append(Accepted())
-        if self._mismatch_shown and not self._mismatch_since_challenge:
-            # The answer to the previous challenge was not followed by a complaint.
-            self._mismatch_shown = False
-            actions.append(ClearProblem())
-        self._mismatch_since_challenge = False
-        return actions + self._register_if_quiet(now)
+        return [*actions, *self._complaints.challenged(), *self._register_if_quiet(now)]
 
     def _requested(self, request: InferenceRequest, now: float) -> list[Action]:
         request_id = request.request_id
@@ -199,22 +194,6 @@ class Session:
             return []
         return [CancelJob(request_id), *self._job_gone(request_id, now)]
 
-    def _runtime_status(self, status: RuntimeStatus) -> list[Action]:
-        if status.verified:
-            shown, self._mismatch_shown = self._mismatch_shown, False
-            return [ClearProblem()] if shown else []
-        self._mismatch_shown = self._mismatch_since_challenge = True
-        components = ", ".join(printable(m.component, 40) for m in status.mismatches[:8])
-        return [
-            ShowProblem(
-                Problem(
-                    "The coordinator does not accept this build's runtime, so no work comes",
-                    "update darkbloom, or ask the coordinator's operator to list its hashes",
-                    f"not listed: {components}" if components else None,
-                )
-            )
-        ]
-
     # -- registering, beating, draining
 
     def _connected(self, now: float) -> list[Action]:
@@ -226,7 +205,7 @@ class Session:
         self._wish = None
         self._register_by = now + self._timings.acceptance_s
         self._challenged_at = now
-        return [SendRegister(reason), *self._heartbeat(now)]
+        return [SendRegister(reason), *self._complaints.registering(), *self._heartbeat(now)]
 
     def _register_if_quiet(self, now: float) -> list[Action]:
         if self._wish is None or self._jobs or self._register_by is not None or self.draining:

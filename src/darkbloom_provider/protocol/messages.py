@@ -3,8 +3,9 @@
 Conventions of this wire: a message is one JSON object with a string `type`; integer fields are
 JSON integers (`64.0` is refused); `null` means the same as an absent key, so `None` is never sent;
 unknown keys pass. Absent scalars count as zero values, as the network's coordinator decodes them.
-Two fields are our extensions, which other implementations ignore: `Register.machine_id` and
-`InferenceResponseChunk.usage`.
+Extensions of ours, which other implementations ignore: `Register.machine_id`,
+`Register.extensions`, `InferenceResponseChunk.usage`, and the message `RoutingStatus`, which is
+sent only to a provider that names it in its `extensions`.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ class Register(WireModel):
     privacy_capabilities: PrivacyCapabilities | None = None
     machine_id: Annotated[str | None, Field(repr=False)] = None
     """Extension: 32 hex digits, the machine's identity where there is no attestation."""
+    extensions: Annotated[tuple[str, ...] | None, _ARRAY] = None
+    """Extension: the messages beyond the network's own that this provider understands."""
 
 
 class HeartbeatStats(WireModel):
@@ -267,6 +270,31 @@ class RuntimeStatus(WireModel):
     mismatches: Annotated[tuple[RuntimeMismatch, ...], _ARRAY] = ()
 
 
+ROUTING_STATUS = "routing_status"
+"""The name of the extension that `RoutingStatus` is, also in `Register.extensions`."""
+
+
+class RoutingReason(WireModel):
+    """One thing that keeps work from a provider."""
+
+    code: str = ""
+    """Which one; stays the same while figures in the text change."""
+    what: str = ""
+    next_step: str = ""
+    """What its owner can do."""
+    model: str | None = None
+    """The model it keeps work for from the provider; absent if it is all work."""
+
+
+class RoutingStatus(WireModel):
+    """Extension: why a provider gets no work, sent whenever the reasons have changed."""
+
+    type: Literal["routing_status"] = "routing_status"
+    routable: bool = False
+    """Whether any work can come."""
+    reasons: Annotated[tuple[RoutingReason, ...], _ARRAY] = ()
+
+
 ProviderMessage = (
     Register
     | Heartbeat
@@ -278,5 +306,7 @@ ProviderMessage = (
 )
 """Everything a provider sends."""
 
-CoordinatorMessage = InferenceRequest | Cancel | AttestationChallenge | RuntimeStatus
+CoordinatorMessage = (
+    InferenceRequest | Cancel | AttestationChallenge | RuntimeStatus | RoutingStatus
+)
 """Everything a coordinator sends."""

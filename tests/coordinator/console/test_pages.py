@@ -27,7 +27,7 @@ from darkbloom_provider.coordinator.earnings_views import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
 from support.books import CONSUMER, LINKED, NOON, QWEN, Shop
 from support.console import PASSWORD, Document, Visitor, visitor
-from support.desk import NO_RATES
+from support.desk import BASE, NO_RATES
 
 SHOWN = [page for page in PAGES if page.show is not None]
 SENT = [page for page in PAGES if page.send is not None]
@@ -88,6 +88,7 @@ def test_the_public_pages_are_these_and_no_others() -> None:
         "/",
         "/sign-in",
         "/sign-up",
+        "/billing/return",
         "/earn/payouts/return",
         "/leaderboard",
         "/models",
@@ -456,6 +457,34 @@ async def test_an_invite_code_adds_credit_once(browser: Visitor) -> None:
     again = await browser.send("/billing", "/billing/redeem", code="welcome")
     assert again.status_code == 400
     assert "already used" in again.text
+
+
+async def test_credit_is_bought_from_the_page_and_there_when_the_payer_returns(
+    browser: Visitor,
+) -> None:
+    account = await browser.sign_up()
+    assert "No real money moves" in (await browser.see("/billing")).text
+    reply = await browser.send("/billing", "/billing/buy", amount="15.00")
+    assert (reply.status_code, reply.headers["location"].startswith(BASE)) == (303, True)
+    link = reply.headers["location"]
+    paid = await browser.client.post(link, data={"choice": "pay"})
+    back = Document(paid.text)
+    target = next(given["href"] for tag, given in back.tags if tag == "a")
+    passing = await browser.client.get(target)
+    assert passing.headers["refresh"].startswith("0; url=/billing?done=bought")
+    page = await browser.see(passing.headers["refresh"].removeprefix("0; url="))
+    assert "$15.00" in page.text
+    assert await balance(browser, account) == Balance(15_000_000, 0)
+
+    wrong = await browser.send("/billing", "/billing/buy", amount="0.10")
+    assert wrong.status_code == 400
+    assert "mount_usd is from $0.50" in wrong.text
+
+
+async def test_where_no_credit_is_sold_the_page_offers_none(tmp_path: Path) -> None:
+    async with visitor(tmp_path, deposits=None) as browser:
+        await browser.sign_up()
+        assert "Add credit" not in (await browser.see("/billing")).text
 
 
 async def test_usage_is_shown_in_the_order_asked_for(browser: Visitor) -> None:

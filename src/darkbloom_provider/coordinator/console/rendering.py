@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from darkbloom_provider.coordinator.console import writing
+from darkbloom_provider.coordinator.payouts.rail import ETA
 
 PACKAGE: Final = "darkbloom_provider.coordinator.console"
 STATIC: Final = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
@@ -64,6 +65,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.globals["asset"] = assets.address
+        self._templates.globals["eta"] = ETA
         self._templates.filters |= {
             "usd": writing.usd,
             "price": writing.price,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from sqlalchemy import Connection
 from starlette.datastructures import QueryParams
@@ -28,6 +28,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "denied": "The code is worthless now. Nothing was linked.",
     "unlinked": "The machine is unlinked. It can be linked again with: darkbloom login",
     "revoked": "The key is revoked. Programs that use it are refused from now on.",
+    "bought": "This is your balance now. A payment may take a moment to arrive.",
     "redeemed": "The invite code was added to your credit.",
     "password": "Your password is changed. You were signed out everywhere else.",
     "signed_out": "You are signed out.",
@@ -122,3 +123,21 @@ def go(path: str, **query: str) -> Response:
     """Send a browser on to another page of ours, with a plain GET."""
     target = f"{path}?{urlencode(query)}" if query else path
     return RedirectResponse(target, HTTPStatus.SEE_OTHER)
+
+
+def leave(visit: Visit, url: str) -> Response:
+    """Send a browser on, after a form, to where a service of ours or another's goes on.
+
+    A form must not be answered with a redirect to another site: browsers hold that against our own
+    policy. So the visitor's browser goes there from a page.
+    """
+    if urlsplit(url).netloc == visit.request.headers.get("host"):
+        return go(url)
+    return passing(visit, url, urlsplit(url).hostname or "")
+
+
+def passing(visit: Visit, url: str, name: str) -> Response:
+    """A page that goes on to another by itself."""
+    response = visit.page("leave.html", {"url": url, "name": name})
+    response.headers["Refresh"] = f"0; url={url}"
+    return response

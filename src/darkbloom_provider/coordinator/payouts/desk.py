@@ -17,14 +17,9 @@ from sqlalchemy import Connection
 from darkbloom_provider import logs
 from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
 from darkbloom_provider.coordinator.payouts import receivers, withdrawals
-from darkbloom_provider.coordinator.payouts.rail import (
-    PayoutRail,
-    RailEvent,
-    RailRefusedError,
-    RailUnknownError,
-    Receipt,
-)
+from darkbloom_provider.coordinator.payouts.rail import PayoutRail, RailEvent, Receipt
 from darkbloom_provider.coordinator.payouts.withdrawals import Withdrawal
+from darkbloom_provider.coordinator.rails import RailRefusedError, RailUnknownError, first_hearing
 
 MAX_PAYOUT_ATTEMPTS: Final = 5
 """Refusals of the last leg after which the money is taken back and credited."""
@@ -191,7 +186,7 @@ class PayoutDesk:
         rail, now = self.rail.name, self._now()
 
         def operation(connection: Connection) -> bool:
-            if not withdrawals.first_hearing(connection, rail, event.id, event.type, now=now):
+            if not first_hearing(connection, rail, event.id, event.type, now=now):
                 return False
             if event.onboarding is not None:
                 receivers.note_onboarding(

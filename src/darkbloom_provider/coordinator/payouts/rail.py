@@ -1,40 +1,22 @@
 """What a payout rail is: the outside party that carries money to somebody's bank.
 
-A call to it can end in three ways, and the difference is money: it did it, it refused, or nobody
-knows. After the last, the same call is made again with the same key, which a rail must answer as
-the first one was.
+After a call whose outcome nobody knows, the same call is made again with the same key, which a rail
+must answer as the first one was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
 
-from darkbloom_provider.errors import DarkbloomError
-
-MICRO_PER_CENT: Final = 10_000
-
 Method = Literal["standard", "instant"]
+ETA: Final[Mapping[Method, str]] = {"standard": "1-2 business days", "instant": "~30 minutes"}
+"""How long the money takes, as replies and pages say it. Source: the network's withdrawal reply."""
 OnboardingStatus = Literal["pending", "ready", "restricted", "rejected"]
 DestinationType = Literal["", "bank", "card"]
 PayoutState = Literal["in_transit", "paid", "failed"]
-
-
-class RailRefusedError(DarkbloomError):
-    """The rail said no, and did nothing. `code` is its own short name for the reason."""
-
-    def __init__(self, what: str, *, code: str = "refused") -> None:
-        super().__init__(what)
-        self.code = code
-
-
-class RailUnknownError(DarkbloomError):
-    """The rail did not answer, or not in time. What was asked for may have happened."""
-
-
-class BadEventError(DarkbloomError):
-    """A webhook that the rail did not sign, or signed too long ago."""
 
 
 @dataclass(frozen=True, slots=True)

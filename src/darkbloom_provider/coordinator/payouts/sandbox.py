@@ -12,14 +12,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from darkbloom_provider.coordinator.payouts.rail import (
-    BadEventError,
     Onboarding,
     Order,
     PayoutReport,
     RailEvent,
-    RailRefusedError,
     Receipt,
 )
+from darkbloom_provider.coordinator.rails import BadEventError, RailRefusedError
 
 DEFAULT_DELAY: Final = timedelta(hours=24)
 SETUP_PATH: Final = "/sandbox/payouts/"

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.endpoints import Endpoint
@@ -18,14 +18,11 @@ from darkbloom_provider.coordinator.guards import ANYONE
 from darkbloom_provider.coordinator.payouts import receivers
 from darkbloom_provider.coordinator.payouts.sandbox import DESTINATIONS, SETUP_PATH, SandboxSetup
 from darkbloom_provider.coordinator.replies import read_body
+from darkbloom_provider.coordinator.sandbox_pages import sandbox_page
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.shapes import Operation
 
-_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_TITLE: Final = "Set up payouts"
 
 
 def endpoints(services: Services) -> list[Endpoint]:
@@ -56,7 +53,9 @@ class _Page:
             f"{choice.onboarding.destination_last4}</button></p>"
             for name, choice in DESTINATIONS.items()
         )
-        return _page(f'<p>Where should payouts go?</p><form method="post">{choices}</form>')
+        return sandbox_page(
+            _TITLE, f'<p>Where should payouts go?</p><form method="post">{choices}</form>'
+        )
 
     async def choose(self, request: Request) -> Response:
         token, now = request.path_params["token"], self._now()
@@ -66,7 +65,9 @@ class _Page:
         body = (await read_body(request)).decode("ascii", "replace")
         choice = DESTINATIONS.get(parse_qs(body).get("destination", [""])[0])
         if choice is None:
-            return _page("<p>Please go back and choose one.</p>", HTTPStatus.BAD_REQUEST)
+            return sandbox_page(
+                _TITLE, "<p>Please go back and choose one.</p>", HTTPStatus.BAD_REQUEST
+            )
         await self._database.write(
             lambda c: receivers.note_onboarding(
                 c, "sandbox", visit.external_id, choice.onboarding, now=now
@@ -74,25 +75,14 @@ class _Page:
         )
         self._setup.use_up(token)
         back = html.escape(visit.return_url)
-        return _page(f'<p>Payouts are set up.</p><p><a href="{back}">Continue</a></p>')
+        return sandbox_page(
+            _TITLE, f'<p>Payouts are set up.</p><p><a href="{back}">Continue</a></p>'
+        )
 
 
 def _used_up() -> Response:
-    return _page(
+    return sandbox_page(
+        _TITLE,
         "<p>This link was used or has expired. Choose Set up payouts again.</p>",
         HTTPStatus.NOT_FOUND,
     )
-
-
-def _page(content: str, status: int = HTTPStatus.OK) -> Response:
-    document = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        "<title>Sandbox payouts</title>"
-        "<style>:root{color-scheme:light dark}body{font:1rem system-ui;max-width:32rem;"
-        "margin:2rem auto;padding:0 1rem}button{font:inherit;padding:.6rem 1rem;width:100%}"
-        "</style><h1>Set up payouts</h1>"
-        "<p><strong>Sandbox: no real money moves, and no bank is asked.</strong></p>"
-        f"<main>{content}</main></html>"
-    )
-    return HTMLResponse(document, status, headers=_HEADERS)

@@ -13,55 +13,34 @@ https://docs.stripe.com/webhooks (signature; at least once, in any order).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from darkbloom_provider.coordinator.payouts.rail import (
-    BadEventError,
     Onboarding,
     Order,
     PayoutReport,
     RailEvent,
-    RailRefusedError,
-    RailUnknownError,
     Receipt,
 )
-from darkbloom_provider.errors import UsageError
+from darkbloom_provider.coordinator.rails import RailRefusedError
+from darkbloom_provider.coordinator.stripe_platform import (
+    SIGNATURE_AGE,
+    TIMEOUT_SECONDS,
+    StripePlatform,
+    answer,
+    patiently,
+    signed_document,
+)
 from darkbloom_provider.logs import Secret
-from darkbloom_provider.protocol.openai import InvalidRequestError, parse_object
 
-try:
+if TYPE_CHECKING:
     import stripe
-except ImportError as error:
-    raise UsageError(
-        "Payouts through Stripe need its SDK, which is not installed",
-        why=f"the package {error.name} is missing",
-        next_step="pip install 'darkbloom-provider[stripe]'",
-    ) from None
 
-T = TypeVar("T")
-
-TIMEOUT_SECONDS: Final = 20.0
-SIGNATURE_AGE: Final = timedelta(minutes=5)
 _KEY_LIFETIME: Final = timedelta(hours=20)
 """Stripe keeps keys for 24 hours. Earlier, to be sure."""
 _PATIENCE: Final = timedelta(hours=1)
 _LISTED: Final = 100
-_MAY_HAVE_HAPPENED: Final = frozenset({409, 429})
-"""Statuses below 500 that do not mean no: another call with the key is running; ask later."""
-
-
-class _Http(stripe.HTTPXClient):
-    """The SDK's client, without the deprecated way in which it hands httpx a body."""
-
-    def _get_request_args_kwargs(
-        self, method: str, url: str, headers: Mapping[str, str], post_data: str | None
-    ) -> list[Any]:
-        (target, options) = super()._get_request_args_kwargs(method, url, headers, post_data)
-        options.pop("data", None)
-        return [target, {**options, "content": post_data or ""}]
 
 
 class StripeRail:
@@ -80,21 +59,13 @@ class StripeRail:
         api_base: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        # The SDK would otherwise report our latencies to its maker.
-        stripe.enable_telemetry = False
         self._webhook_secret = webhook_secret
-        self._http = _Http(timeout=timeout)
-        self._client = stripe.StripeClient(
-            secret_key.reveal(),
-            http_client=self._http,
-            # We repeat calls ourselves, over restarts too.
-            max_network_retries=0,
-            base_addresses={"api": api_base} if api_base else {},
-        )
+        self._platform = StripePlatform(secret_key, api_base=api_base, timeout=timeout)
+        self._client = self._platform.client
 
     async def open_account(self, account_id: str, email: str, country: str) -> str:
         """An Express account with manual payouts. One key for one person: no second is made."""
-        account = await _answer(
+        account = await answer(
             self._client.v1.accounts.create_async(
                 {
                     "type": "express",
@@ -115,7 +86,7 @@ class StripeRail:
 
     async def onboarding_link(self, external_id: str, *, return_url: str, refresh_url: str) -> str:
         """Stripe's page, good once."""
-        link = await _answer(
+        link = await answer(
             self._client.v1.account_links.create_async(
                 {
                     "account": external_id,
@@ -130,12 +101,12 @@ class StripeRail:
 
     async def onboarding(self, external_id: str) -> Onboarding | None:
         """As Stripe has it now."""
-        account = await _answer(self._client.v1.accounts.retrieve_async(external_id))
+        account = await answer(self._client.v1.accounts.retrieve_async(external_id))
         return onboarding_of(account.to_dict())
 
     async def transfer(self, order: Order) -> str:
         """From our balance to the receiver's."""
-        transfer = await _answer(
+        transfer = await answer(
             self._client.v1.transfers.create_async(
                 {
                     "amount": order.cents,
@@ -151,7 +122,7 @@ class StripeRail:
 
     async def find_transfer(self, order: Order) -> str | None:
         """By its group, which no other withdrawal has."""
-        found = await _answer(
+        found = await answer(
             self._client.v1.transfers.list_async({"transfer_group": _group(order), "limit": 1})
         )
         return found.data[0].id if found.data else None
@@ -159,7 +130,7 @@ class StripeRail:
     async def pay_out(self, order: Order) -> Receipt:
         """From the receiver's balance to their bank or card."""
         attempt = f"-{order.attempt}" if order.attempt else ""
-        payout = await _answer(
+        payout = await answer(
             self._client.v1.payouts.create_async(
                 {
                     "amount": order.cents,
@@ -178,13 +149,13 @@ class StripeRail:
     async def find_payout(self, order: Order) -> Receipt | None:
         """By its metadata, among the receiver's payouts since the withdrawal began."""
         since = int((order.created_at - SIGNATURE_AGE).timestamp())
-        found = await _answer(
+        found = await answer(
             self._client.v1.payouts.list_async(
                 {"created": {"gte": since}, "limit": _LISTED},
                 {"stripe_account": order.external_id},
             )
         )
-        async with _patiently():
+        async with patiently():
             async for payout in found.auto_paging_iter():
                 metadata: dict[str, str] = payout.to_dict().get("metadata") or {}
                 if metadata.get("withdrawal_id") == order.withdrawal_id:
@@ -193,7 +164,7 @@ class StripeRail:
 
     async def report(self, order: Order, receipt: Receipt) -> PayoutReport:
         """The payout's status."""
-        payout = await _answer(
+        payout = await answer(
             self._client.v1.payouts.retrieve_async(
                 receipt.payout_id, options={"stripe_account": order.external_id}
             )
@@ -203,7 +174,7 @@ class StripeRail:
     async def reverse(self, order: Order, transfer_id: str) -> None:
         """All of the transfer, back to our balance."""
         try:
-            await _answer(
+            await answer(
                 self._client.v1.transfers.reversals.create_async(
                     transfer_id,
                     {"metadata": {"withdrawal_id": order.withdrawal_id}},
@@ -212,53 +183,22 @@ class StripeRail:
             )
         except RailRefusedError:
             # Perhaps because it is done: by an earlier call, or by hand on Stripe's pages.
-            transfer = await _answer(self._client.v1.transfers.retrieve_async(transfer_id))
+            transfer = await answer(self._client.v1.transfers.retrieve_async(transfer_id))
             if not transfer.reversed:
                 raise
 
     def event(self, body: bytes, signature: str | None, *, now: datetime) -> RailEvent:
         """Check the signature and its age, and read what it is about."""
-        if self._webhook_secret is None:
-            raise BadEventError("No webhook secret is configured")
-        try:
-            text = body.decode("utf-8")
-            stripe.WebhookSignature.verify_header(text, signature, self._webhook_secret.reveal())
-            timestamp, _ = stripe.WebhookSignature._get_timestamp_and_signatures(  # noqa: SLF001 - the SDK checks the age against its own clock only
-                signature or "", "v1"
-            )
-            document = parse_object(body)
-        except (stripe.SignatureVerificationError, UnicodeDecodeError, InvalidRequestError):
-            raise BadEventError("The signature does not fit the message") from None
-        if abs(now - datetime.fromtimestamp(timestamp, UTC)) > SIGNATURE_AGE:
-            raise BadEventError("The message was signed too long ago")
+        document = signed_document(body, signature, self._webhook_secret, now=now)
         return _event(document)
 
     async def close(self) -> None:
         """Close the connections to Stripe."""
-        await self._http.close_async()  # type: ignore[no-untyped-call]  # the SDK's
+        await self._platform.close()
 
 
 def _group(order: Order) -> str:
     return f"wd-{order.withdrawal_id}"
-
-
-@asynccontextmanager
-async def _patiently() -> AsyncIterator[None]:
-    """Within, the SDK's errors become a yes, a no, or a don't know."""
-    try:
-        yield
-    except stripe.StripeError as error:
-        status = error.http_status or 0
-        code = error.code or type(error).__name__
-        definite = 400 <= status < 500 and status not in _MAY_HAVE_HAPPENED  # noqa: PLR2004 - HTTP
-        if definite and not isinstance(error, stripe.IdempotencyError):
-            raise RailRefusedError(error.user_message or "Stripe refused", code=code) from error
-        raise RailUnknownError(f"Stripe did not answer ({code})") from error
-
-
-async def _answer(call: Awaitable[T]) -> T:
-    async with _patiently():
-        return await call
 
 
 def _receipt(payout: stripe.Payout) -> Receipt:
@@ -308,8 +248,6 @@ def _event(document: dict[str, Any]) -> RailEvent:
     subject = (document.get("data") or {}).get("object") or {}
     kind = str(document.get("type", ""))
     event_id, external_id = str(document.get("id", "")), str(document.get("account") or "")
-    if not event_id:
-        raise BadEventError("The message has no id")
     withdrawal_id = str((subject.get("metadata") or {}).get("withdrawal_id") or "")
     match kind:
         case "account.updated":

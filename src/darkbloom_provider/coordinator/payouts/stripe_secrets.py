@@ -15,7 +15,7 @@ from darkbloom_provider.logs import Secret
 
 SERVICE: Final = "darkbloom-coordinator"
 
-Name = Literal["secret-key", "webhook-secret"]
+Name = Literal["secret-key", "webhook-secret", "checkout-webhook-secret"]
 
 
 def stripe_secret(

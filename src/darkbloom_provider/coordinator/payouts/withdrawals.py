@@ -17,14 +17,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from darkbloom_provider.coordinator import books
 from darkbloom_provider.coordinator.books import LedgerError, Movement
-from darkbloom_provider.coordinator.payouts.rail import (
-    MICRO_PER_CENT,
-    Method,
-    Order,
-    Receipt,
-)
+from darkbloom_provider.coordinator.payouts.rail import Method, Order, Receipt
 from darkbloom_provider.coordinator.payouts.receivers import PayoutAccount
-from darkbloom_provider.coordinator.schema import rail_events, withdrawals
+from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
+from darkbloom_provider.coordinator.schema import withdrawals
 from darkbloom_provider.protocol.money import format_usd
 
 MINIMUM: Final = 1_000_000
@@ -359,21 +355,6 @@ def history(connection: Connection, account_id: str, *, limit: int) -> list[With
         .limit(limit)
     )
     return [_withdrawal(row) for row in rows]
-
-
-def first_hearing(
-    connection: Connection, rail: str, event_id: str, event_type: str, *, now: datetime
-) -> bool:
-    """Whether this event of the rail was not heard before; it is from now on."""
-    seen = select(rail_events.c.event_id).where(
-        rail_events.c.rail == rail, rail_events.c.event_id == event_id
-    )
-    if connection.execute(seen).first() is not None:
-        return False
-    connection.execute(
-        insert(rail_events).values(rail=rail, event_id=event_id, type=event_type, received_at=now)
-    )
-    return True
 
 
 def _change(

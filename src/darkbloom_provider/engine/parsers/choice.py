@@ -34,7 +34,7 @@ class ParserFactory:
     @property
     def held_to_a_structure(self) -> ParserFactory:
         """The same for answers that must be JSON: thoughts come before them, calls do not."""
-        return ParserFactory(thinking=self.thinking)
+        return ParserFactory(thinking=self.thinking, channels=self.channels)
 
     @property
     def calls_tools(self) -> bool:

@@ -54,18 +54,8 @@ _REPEATED: Final[Mapping[str, object]] = {
 
 def repeated(document: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a request that its response repeats."""
-    return {
-        name: document[name] if _encodes(document.get(name)) else default
-        for name, default in _REPEATED.items()
-    }
-
-
-def _encodes(value: object) -> bool:
-    """Whether it is there, and JSON again: `1e999` is read as infinity, which is not."""
-    try:
-        return value is not None and bool(event({"": value}))
-    except ValueError:
-        return False
+    told = {name: document.get(name) for name in _REPEATED}
+    return {name: _REPEATED[name] if value is None else value for name, value in told.items()}
 
 
 @dataclass(slots=True)

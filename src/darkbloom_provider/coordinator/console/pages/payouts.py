@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
@@ -17,7 +16,7 @@ from darkbloom_provider.coordinator.console.views.payouts import (
     WithdrawalRow,
     WithdrawView,
 )
-from darkbloom_provider.coordinator.console.visit import Visit, go
+from darkbloom_provider.coordinator.console.visit import Visit, go, leave, passing
 
 MAX_WITHDRAWALS: Final = 200
 KEY_BYTES: Final = 16
@@ -51,14 +50,7 @@ async def set_up(visit: Visit) -> Response:
         return visit.page(
             "error.html", {"message": reply.message, "next_step": ""}, status=reply.status
         )
-    url = str(reply.document["url"])
-    if urlsplit(url).netloc == visit.request.headers.get("host"):
-        return go(url)
-    # A form must not be answered with a redirect to another site: browsers hold that against our
-    # own policy. So the visitor's browser goes there from a page.
-    response = visit.page("leave.html", {"url": url, "name": urlsplit(url).hostname})
-    response.headers["Refresh"] = f"0; url={url}"
-    return response
+    return leave(visit, str(reply.document["url"]))
 
 
 async def come_back(visit: Visit) -> Response:
@@ -67,10 +59,7 @@ async def come_back(visit: Visit) -> Response:
     Their browser does not show us its session on the way in from another site, so the page
     goes on to the Earn page by itself, which is then a step within this site.
     """
-    target = "/earn?stripe_return=1&done=payouts"
-    response = visit.page("leave.html", {"url": target, "name": "your earnings"})
-    response.headers["Refresh"] = f"0; url={target}"
-    return response
+    return passing(visit, "/earn?stripe_return=1&done=payouts", "your earnings")
 
 
 async def form(visit: Visit) -> Response:

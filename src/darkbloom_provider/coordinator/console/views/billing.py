@@ -15,6 +15,8 @@ from darkbloom_provider.coordinator.earnings_views import SeriesPoint, UsageRow
 from darkbloom_provider.coordinator.owner_views import Spending, UsageOrder
 
 DAYS_SHOWN: Final = 14
+CREDIT_USD: Final = (5, 10, 15, 20)
+"""What the page sells; programs may ask for any amount."""
 
 ORDERS: Final[dict[UsageOrder, str]] = {
     "newest": "Newest first",
@@ -22,6 +24,17 @@ ORDERS: Final[dict[UsageOrder, str]] = {
     "dearest": "Highest cost first",
     "cheapest": "Lowest cost first",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CreditForm:
+    """The form that buys credit."""
+
+    key: str
+    """Makes sending it twice the same as sending it once."""
+    sandbox: bool
+    """No money moves."""
+    amounts: tuple[int, ...] = CREDIT_USD
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,8 @@ class BillingView:
     order: UsageOrder
     orders: tuple[tuple[UsageOrder, str], ...]
     pager: Pager
+    buy: CreditForm | None
+    """None where no credit is sold."""
 
 
 def period(now: datetime) -> datetime:
@@ -58,6 +73,7 @@ def view(
     *,
     order: UsageOrder,
     page: int,
+    buy: CreditForm | None,
     now: datetime,
 ) -> BillingView:
     """The page of an account."""
@@ -71,4 +87,5 @@ def view(
         order=order,
         orders=tuple(ORDERS.items()),
         pager=pager(page, spent.jobs),
+        buy=buy,
     )

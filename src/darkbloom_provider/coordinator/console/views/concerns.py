@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from darkbloom_provider.coordinator.advice import TODO, told_reasons
 from darkbloom_provider.coordinator.routing import Candidate, Rules
 from darkbloom_provider.coordinator.settings import TRUST_RANK
 
@@ -13,6 +14,9 @@ Severity = Literal["blocking", "degrading", "info"]
 SUCCESS_WANTED: Final = 0.8
 JOBS_TO_JUDGE: Final = 10
 HIGH_PRESSURE: Final = 0.9
+
+_SAID_ALREADY: Final = frozenset({"untrusted", "runtime", "low_trust", "stale_challenge", "heat"})
+"""Reasons of the gate that have their own words here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def warnings(
     candidate = machine.candidate
     found = [
         *_trust(machine, rules, now),
+        *_barred(candidate, rules, now),
         *_health(candidate),
         *_models(candidate, listed),
         *_record(machine),
@@ -99,7 +104,7 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
                 "On it, type: `darkbloom doctor`",
             )
         )
-    if candidate.verified_at is None:
+    if candidate.verified_at is None and candidate.challenge_problem is None:
         found.append(
             Concern(
                 "info",
@@ -107,7 +112,7 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
                 "Wait: the first one comes right after it connects",
             )
         )
-    elif now - candidate.verified_at > rules.fresh_seconds:
+    elif candidate.verified_at is not None and now - candidate.verified_at > rules.fresh_seconds:
         minutes = round((now - candidate.verified_at) / 60)
         found.append(
             Concern(
@@ -117,6 +122,22 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
             )
         )
     return found
+
+
+def _barred(candidate: Candidate, rules: Rules, now: float) -> list[Concern]:
+    """What else the routing gate holds against the machine."""
+    found = told_reasons(candidate, rules, now)
+    if candidate.challenge_problem is None:
+        found = [reason for reason in found if reason.code != "challenge"]
+    return [
+        Concern(
+            "blocking",
+            f"No request may be sent to it: {reason.text}",
+            f"On it: {TODO[reason.code]}",
+        )
+        for reason in found
+        if reason.code not in _SAID_ALREADY
+    ]
 
 
 def _health(candidate: Candidate) -> list[Concern]:

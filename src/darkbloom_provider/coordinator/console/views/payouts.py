@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from darkbloom_provider.coordinator.payouts.rail import ETA
+from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
 from darkbloom_provider.protocol.money import (
     MICRO_PER_USD,
     decimal_usd,
@@ -15,7 +17,6 @@ from darkbloom_provider.protocol.money import (
 )
 
 DEFAULT_MINIMUM: Final = 1_000_000
-MICRO_PER_CENT: Final = 10_000
 _COUNTRY_TEXT: Final = (
     "AE AT AU BE BG BR CA CH CY CZ DE DK EE ES FI FR GB GH GR HK HR HU IE IN IT JP KE LT LU LV MT "
     "MX MY NG NL NO NZ PL PT RO SE SG SI SK TH US"
@@ -34,7 +35,6 @@ _BADGES: Final[Mapping[State, tuple[str, Tone]]] = {
     "rejected": ("Action needed", "bad"),
     "ready": ("Ready", "good"),
 }
-_ETA: Final = {"standard": "1–3 business days", "instant": "about 30 minutes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,8 @@ def preview(panel: PayoutPanel, amount_text: str, method: str) -> Preview:
         amount = parse_usd(amount_text.strip().removeprefix("$"))
     except ValueError as error:
         raise ValueError(f"The amount is {error}") from None
-    if method not in _ETA:
+    eta = next((text for name, text in ETA.items() if name == method), None)
+    if eta is None:
         raise ValueError("Choose standard or instant")
     if method == "instant" and not panel.instant:
         raise ValueError("Instant payouts need a debit card as the destination")
@@ -165,7 +166,7 @@ def preview(panel: PayoutPanel, amount_text: str, method: str) -> Preview:
     fee = fee_of(panel, amount, method)
     if amount - fee < MICRO_PER_CENT:
         raise ValueError("The fee would leave nothing of this amount")
-    return Preview(amount, fee, amount - fee, method, _ETA[method], decimal_usd(amount))
+    return Preview(amount, fee, amount - fee, method, eta, decimal_usd(amount))
 
 
 def fee_of(panel: PayoutPanel, amount: int, method: str) -> int:

@@ -1,0 +1,1 @@
+"""Deposits: credit that people buy. It can be spent and never withdrawn."""

@@ -1,0 +1,1 @@
+"""What is sold here, and for how much: models and prices that the operator changes at run time."""

@@ -1,0 +1,53 @@
+"""The endpoint where the rail tells what became of payouts."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from darkbloom_provider.coordinator.endpoints import Endpoint
+from darkbloom_provider.coordinator.guards import ANYONE
+from darkbloom_provider.coordinator.payouts.endpoints import NOT_CONFIGURED, PayoutEndpoints
+from darkbloom_provider.coordinator.rails import MAX_EVENT_BYTES, BadEventError
+from darkbloom_provider.coordinator.replies import json_reply, read_body
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.shapes import ANYTHING, BOOLEAN, TEXT, Operation, record
+
+
+def endpoints(services: Services) -> list[Endpoint]:
+    """The endpoint, bound to the coordinator's parts."""
+    return [
+        Endpoint(
+            "POST",
+            "/v1/billing/stripe/connect/webhook",
+            _Webhook(services).receive,
+            ANYONE,
+            Operation(
+                "What Stripe tells of payouts, signed by it. Errors are plain text",
+                record(received=BOOLEAN),
+                ANYTHING,
+                headers={"Stripe-Signature": TEXT},
+                errors=(503,),
+                error_media_type="text/plain",
+            ),
+        ),
+    ]
+
+
+class _Webhook(PayoutEndpoints):
+    """Where the rail tells what became of payouts. Errors are plain text, as Stripe shows them."""
+
+    async def receive(self, request: Request) -> Response:
+        desk = self.services.payouts
+        if desk is None:
+            return PlainTextResponse(NOT_CONFIGURED, HTTPStatus.SERVICE_UNAVAILABLE)
+        body = await read_body(request, limit=MAX_EVENT_BYTES)
+        signature = request.headers.get("stripe-signature")
+        try:
+            event = desk.rail.event(body, signature, now=self.services.clock())
+        except BadEventError as error:
+            return PlainTextResponse(error.what, HTTPStatus.BAD_REQUEST)
+        await desk.hear(event)
+        return json_reply({"received": True})

@@ -1,0 +1,1 @@
+"""What anybody may ask about the network, and what its operator watches."""
