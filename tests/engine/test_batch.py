@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from darkbloom_provider.engine.errors import (
     EngineError,
@@ -17,6 +17,7 @@ from darkbloom_provider.engine.errors import (
     InvalidGenerationError,
 )
 from darkbloom_provider.engine.loading import Weights, load_steps
+from darkbloom_provider.engine.prompt import decoder
 from darkbloom_provider.engine.prompt_cache import PromptCache
 from darkbloom_provider.engine.requests import GenerationRequest, Usage
 from darkbloom_provider.engine.updates import Finished
@@ -248,15 +249,14 @@ def test_the_token_that_ends_a_turn_is_counted_and_not_shown(weights: Weights) -
     assert len(whole.counts) == len(chosen) + 1
     ending = chosen[12]
     place = chosen.index(ending) + 1
-    wrapped = weights.tokenizer
-    assert isinstance(wrapped, TokenizerWrapper)
-    ends = TokenizerWrapper(wrapped._tokenizer, eos_token_ids=[ending])
+    ends = copy.copy(weights.tokenizer)
+    ends.eos_token_ids = {ending}
     ending_model = replace(weights, tokenizer=ends)
     outcome = alone(ending_model, ask())
     assert outcome.finished is not None
     assert outcome.finished.reason == "stop"
     assert outcome.finished.usage.completion_tokens == place == outcome.counts[-1]
-    assert outcome.text == wrapped.decode(chosen[: place - 1])
+    assert outcome.text == decoder(ends)(chosen[: place - 1])
     # Measurements go on regardless.
     assert alone(ending_model, ask(ignore_eos=True)).text == whole.text
 

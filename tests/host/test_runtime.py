@@ -24,7 +24,7 @@ def sha(data: bytes) -> bytes:
 def test_the_runtime_hash_is_the_networks_digest_of_digests(tmp_path: Path) -> None:
     tree(tmp_path, {"lib/b.py": "B", "lib/a/x.py": "X", "python": "P"})
     code = Code((tmp_path / "lib",))
-    found = hashes(list(code.files()), tmp_path / "python")
+    found = hashes(code.files(), tmp_path / "python")
     assert found.python == hashlib.sha256(b"P").hexdigest()
     assert found.runtime == hashlib.sha256(sha(b"X") + sha(b"B")).hexdigest()
     assert found.files == 2
@@ -43,6 +43,23 @@ def test_compiled_files_and_what_belongs_to_others_are_left_out(tmp_path: Path) 
     assert code.covers(packages / "mine.py")
     assert not code.covers(stdlib / "site-packages/other.py")
     assert not code.covers(tmp_path / "elsewhere.py")
+
+
+def test_files_come_sorted_by_their_paths_with_directories_among_them(tmp_path: Path) -> None:
+    tree(tmp_path, dict.fromkeys(("b.py", "b/z.py", "b/a/y.py", "b-1/x.py", "B.py", "a/c.py"), ""))
+    found = list(Code((tmp_path,)).files())
+    assert found == sorted(found)
+    assert len(found) == 6
+
+
+def test_files_are_looked_for_one_directory_after_the_other_and_never_held_as_a_whole(
+    tmp_path: Path,
+) -> None:
+    tree(tmp_path, {"a/1.py": "", "a/2.py": "", "z/1.py": ""})
+    files = Code((tmp_path,)).files()
+    assert next(files) == tmp_path / "a/1.py"
+    tree(tmp_path, {"z/late.py": ""})
+    assert [path.name for path in files] == ["2.py", "1.py", "late.py"]
 
 
 def test_one_changed_byte_one_file_more_or_less_changes_the_hash(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, Request, ViewportSize, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MAC_APPS = (
@@ -46,6 +47,23 @@ async def chromium() -> AsyncIterator[Browser]:
             await browser.close()
 
 
+_AXE = Axe()
+_RULES = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+
+
+async def barriers(page: Page) -> list[str]:
+    """What keeps people with a disability from using this page, as far as axe-core can tell."""
+    found = await _AXE.run(page, options=_RULES)
+    return [
+        f"{violation['id']}: {violation['help']}: {node['html'][:200]} {node['failureSummary']}"
+        for violation in found.response["violations"]
+        for node in violation["nodes"]
+    ]
+
+
 class Complaints:
     """Whatever a browser finds wrong with pages: policy violations, errors, missing files."""
 
@@ -53,4 +71,9 @@ class Complaints:
         self.heard: list[str] = []
         page.on("console", lambda message: self.heard.append(message.text))
         page.on("pageerror", lambda error: self.heard.append(str(error)))
-        page.on("requestfailed", lambda request: self.heard.append(f"failed: {request.url}"))
+        page.on("requestfailed", self._failed)
+
+    def _failed(self, request: Request) -> None:
+        # A page that is left before it is whole is nobody's fault.
+        if request.failure != "net::ERR_ABORTED":
+            self.heard.append(f"failed: {request.url}: {request.failure}")

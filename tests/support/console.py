@@ -17,9 +17,11 @@ from darkbloom_provider.coordinator import accounts
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.console.app import with_console
 from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.registry import Session
 from darkbloom_provider.coordinator.settings import Policy, Settings
 from darkbloom_provider.coordinator.sources import Sources
 from support.desk import BASE, Desk, front_desk
+from support.sessions import connected
 
 PASSWORD = "a long and boring password"
 
@@ -74,6 +76,13 @@ class Visitor:
         """A form of a page, filled in."""
         document = await self.see(page)
         return await self.client.post(action, data=document.form(action) | fields)
+
+    def connect(self, account: str, **changes: Any) -> Session:
+        """Let a machine of an account be connected, without a socket."""
+        clock = self.desk.clock
+        session = connected(account, now=clock(), monotonic=clock.monotonic(), **changes)
+        self.hub.registry.add(session)
+        return session
 
     async def sign_up(self, email: str = "owner@example.org") -> str:
         """Open an account and be signed in; its id."""

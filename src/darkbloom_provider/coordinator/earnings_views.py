@@ -75,12 +75,14 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class EarningsFilter:
-    """Which earnings a reader wants: a half-open time span, a model, one machine's key."""
+    """Which earnings a reader wants: a half-open time span, a model, one machine."""
 
     start: datetime | None = None
     end: datetime | None = None
     model: str | None = None
     provider_key: str | None = None
+    machine_id: str | None = None
+    """The machine's lasting identity; its keys change with every start."""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The filter as conditions that must all hold."""
@@ -93,6 +95,8 @@ class EarningsFilter:
             found.append(earnings.c.model == self.model)
         if self.provider_key is not None:
             found.append(earnings.c.provider_key == self.provider_key)
+        if self.machine_id is not None:
+            found.append(earnings.c.machine_id == self.machine_id)
         return found
 
 

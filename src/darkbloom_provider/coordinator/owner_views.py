@@ -59,10 +59,13 @@ class Spending:
     tokens: int
 
 
-def earned_since(connection: Connection, account_id: str, since: datetime) -> Sum:
-    """What an account's machines earned since a time."""
+def earned_since(
+    connection: Connection, account_id: str, since: datetime, *, machine_id: str | None = None
+) -> Sum:
+    """What an account's machines, or one of them, earned since a time."""
+    chosen = EarningsFilter(start=since, machine_id=machine_id)
     query = select(_sum(earnings.c.amount), func.count()).where(
-        earnings.c.account_id == account_id, earnings.c.created_at >= since
+        earnings.c.account_id == account_id, *chosen.conditions()
     )
     micro_usd, count = connection.execute(query).one()
     return Sum(micro_usd, count)

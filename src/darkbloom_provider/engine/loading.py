@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, load_tokenizer
 
-from darkbloom_provider.engine import trial
+from darkbloom_provider.engine import tokenizer_folder, trial
 from darkbloom_provider.engine.errors import UnbatchableModelError
 from darkbloom_provider.engine.layers import CannotBeBatchedError
 from darkbloom_provider.engine.prompt import Tokenizer
@@ -60,11 +61,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         for group in _groups(parameters, step_bytes):
             mx.eval(group)
             yield
-        tokenizer = load_tokenizer(
-            path,
-            {"local_files_only": True, "trust_remote_code": False},
-            eos_token_ids=config.get("eos_token_id"),
-        )
+        tokenizer = _tokenizer(path, model, config.get("eos_token_id"))
         # The first call may change the tokenizer's settings; from then on threads may share it.
         tokenizer.encode("")
         yield
@@ -92,6 +89,20 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         chat_template=_chat_template(getattr(tokenizer, "chat_template", None)),
         special_tokens=frozenset(tokenizer.get_added_vocab()),
     )
+
+
+def _tokenizer(path: Path, model: Model, eos_token_ids: Any) -> Tokenizer:  # noqa: ANN401 - of a config
+    # mlx-lm has settings of its own for the tokenizers of a few architectures.
+    if not hasattr(sys.modules[type(model).__module__], "TOKENIZER_DEFAULTS"):
+        plain = tokenizer_folder.read(path, eos_token_ids)
+        if plain is not None:
+            return plain
+    full: Tokenizer = load_tokenizer(
+        path,
+        {"local_files_only": True, "trust_remote_code": False},
+        eos_token_ids=eos_token_ids,
+    )
+    return full
 
 
 def context_length(config: dict[str, Any]) -> int:

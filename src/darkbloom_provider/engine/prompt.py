@@ -13,9 +13,12 @@ from darkbloom_provider.engine.requests import GenerationRequest
 
 
 class Tokenizer(Protocol):
-    """What is used of a model's tokenizer, in mlx-lm's `TokenizerWrapper`."""
+    """What is used of a model's tokenizer: `JsonTokenizer`, or mlx-lm's `TokenizerWrapper`."""
 
-    has_chat_template: bool
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether it can render conversations."""
+
     eos_token_ids: set[int]
 
     def get_added_vocab(self) -> Mapping[str, int]:
@@ -57,6 +60,7 @@ _NOT_THE_CONSUMERS = frozenset(
         "return_assistant_tokens_mask",
         "return_dict",
         "return_tensors",
+        "sanitize_control_tokens",
         "tokenize",
         "tokenizer_kwargs",
         "tools",
@@ -103,7 +107,7 @@ def encode(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
     """The prompt's tokens, through the model's chat template for messages.
 
     Args:
-        tokenizer: The model's tokenizer, as mlx-lm wraps it.
+        tokenizer: The model's tokenizer.
         request: A checked request.
 
     Raises:

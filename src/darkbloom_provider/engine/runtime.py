@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darkbloom_provider import paths
+from darkbloom_provider.engine import mlx_lm_package
 
 SCRATCH_VARIABLE = "TMPDIR"
 _BLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
@@ -76,6 +77,7 @@ def prepare(environ: MutableMapping[str, str], scratch: Path | None = None) -> R
     blas = preload_blas()
     import mlx.core as mx  # noqa: PLC0415 - the very point: after the lines above
 
+    mlx_lm_package.prepare()
     metal = bool(mx.metal.is_available())
     info = mx.device_info()
     name = str(info.get("device_name", "unknown"))

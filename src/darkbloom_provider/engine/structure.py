@@ -8,6 +8,7 @@ way; that costs its batch a little, and is why nobody else reads values there.
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from http import HTTPStatus
@@ -93,13 +94,13 @@ class Grammars:
         return Guide(matcher, self._vocabulary_size, ends, thoughts)
 
     def _vocabulary_of(self, structure: Structure) -> Any:  # noqa: ANN401 - llguidance is typed only where it is imported
-        import llguidance.hf  # noqa: PLC0415 - most processes never need it
+        import llguidance  # noqa: PLC0415 - most processes never need it
 
         with self._building:
             if self._vocabulary is None:
                 try:
-                    self._vocabulary = llguidance.hf.from_tokenizer(
-                        getattr(self._tokenizer, "_tokenizer", self._tokenizer),
+                    self._vocabulary = llguidance.LLTokenizer(
+                        _written(self._tokenizer),
                         n_vocab=self._vocabulary_size,
                         eos_token=sorted(self._tokenizer.eos_token_ids) or None,
                     )
@@ -111,6 +112,16 @@ class Grammars:
                         why=type(error).__name__,
                     ) from error
             return self._vocabulary
+
+
+def _written(tokenizer: Tokenizer) -> str:
+    """The whole tokenizer as a `tokenizer.json`, with nothing in it that would cut or pad."""
+    backend = copy.copy(getattr(tokenizer, "backend_tokenizer", None))
+    if backend is None:
+        raise TypeError("this tokenizer is a program")
+    backend.no_padding()
+    backend.no_truncation()
+    return str(backend.to_str())
 
 
 class Guide:

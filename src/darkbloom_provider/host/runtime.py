@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,19 +56,27 @@ class Code:
         return self._holds(os.path.normpath(path)) or self._holds(os.path.realpath(path))
 
     def files(self) -> Iterator[Path]:
-        """Every file but compiled ones, root by root, sorted by path within each."""
+        """Every file but compiled ones, root by root, sorted by path within each.
+
+        One at a time: they are tens of thousands, and a list of them would leave its memory to a
+        process that lives on.
+        """
         seen: set[str] = set()
         for root in self.roots:
-            found: list[Path] = []
-            for directory, inner, names in os.walk(root, followlinks=True):
-                here, real = Path(directory), os.path.realpath(directory)
-                if real in seen or (here != root and here in self.roots):
-                    inner.clear()
-                    continue
-                seen.add(real)
-                inner[:] = [name for name in inner if name not in _SKIPPED | _INSTALLED]
-                found += [here / name for name in names if not name.endswith(".pyc")]
-            yield from sorted(found)
+            yield from self._files_below(root, seen)
+
+    def _files_below(self, directory: Path, seen: set[str]) -> Iterator[Path]:
+        real = os.path.realpath(directory)
+        if real in seen:
+            return
+        seen.add(real)
+        for name, is_directory in _entries(directory):
+            path = directory / name
+            if not is_directory:
+                if not name.endswith(".pyc"):
+                    yield path
+            elif name not in _SKIPPED | _INSTALLED and path not in self.roots:
+                yield from self._files_below(path, seen)
 
     def _holds(self, path: str) -> bool:
         # The innermost root: installed packages may lie inside the standard library's directory.
@@ -94,15 +102,29 @@ def measure(code: Code | None = None, python: str = sys.executable) -> Hashes:
     Raises:
         OSError: A file cannot be read.
     """
-    return hashes(list((code or Code.of_this_process()).files()), Path(os.path.realpath(python)))
+    return hashes((code or Code.of_this_process()).files(), Path(os.path.realpath(python)))
 
 
-def hashes(files: Sequence[Path], python: Path) -> Hashes:
+def hashes(files: Iterable[Path], python: Path) -> Hashes:
     """The hashes of the interpreter and of files in this order."""
     whole = hashlib.sha256()
+    count = 0
     for path in files:
         whole.update(_digest(path))
-    return Hashes(_digest(python).hex(), whole.hexdigest(), len(files))
+        count += 1
+    return Hashes(_digest(python).hex(), whole.hexdigest(), count)
+
+
+def _entries(directory: Path) -> list[tuple[str, bool]]:
+    """What a directory holds, by name, and whether it is a directory or leads to one.
+
+    One that may not be listed holds nothing.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return []
 
 
 def _digest(path: Path) -> bytes:

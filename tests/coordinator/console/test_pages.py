@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import re
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +16,7 @@ import httpx
 import pytest
 from sqlalchemy import Connection, update
 
+from darkbloom_provider.config import Config
 from darkbloom_provider.coordinator import accounts, invites, owner_views, schema
 from darkbloom_provider.coordinator.books import Balance, balance_of
 from darkbloom_provider.coordinator.console import csrf
@@ -22,15 +26,26 @@ from darkbloom_provider.coordinator.console.gate import SESSION_COOKIE
 from darkbloom_provider.coordinator.console.pages import earn as earn_pages
 from darkbloom_provider.coordinator.console.pages.earn import csv_row
 from darkbloom_provider.coordinator.console.rendering import HEADERS
+from darkbloom_provider.coordinator.console.views import machines as machines_view
+from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.earnings_views import EarningsFilter
 from darkbloom_provider.coordinator.settings import Policy, Rate
-from support.books import CONSUMER, LINKED, NOON, QWEN, Shop
+from darkbloom_provider.protocol.attestation import AttestationBlob
+from darkbloom_provider.protocol.messages import (
+    BackendCapacity,
+    BackendSlot,
+    Hardware,
+    ModelInfo,
+    SystemMetrics,
+)
+from support.books import CONSUMER, LINKED, MACHINE, NOON, QWEN, Shop
 from support.console import PASSWORD, Document, Visitor, visitor
 from support.desk import BASE, NO_RATES
 
 SHOWN = [page for page in PAGES if page.show is not None]
 SENT = [page for page in PAGES if page.send is not None]
+SERVED_BY_THE_HUB = {"/v1/models", "/v1/providers/attestation"}
 HOSTILE = '<img src=x onerror="alert(1)">=1+1'
 
 
@@ -88,10 +103,12 @@ def test_the_public_pages_are_these_and_no_others() -> None:
         "/",
         "/sign-in",
         "/sign-up",
+        "/earn/calculator",
         "/billing/return",
         "/earn/payouts/return",
         "/leaderboard",
         "/models",
+        "/setup",
         "/stats",
     }
 
@@ -138,7 +155,9 @@ async def test_every_form_that_changes_something_carries_the_proof(browser: Visi
     account = await browser.sign_up()
     await earn(browser, account)
     code = (await browser.client.post("/v1/device/code")).json()["user_code"]
-    private = ["/earn", "/machines", f"/link?code={code}", "/billing", "/keys", "/account"]
+    await browser.desk.device_token(account)
+    machine = await machine_page(browser)
+    private = ["/earn", machine, f"/link?code={code}", "/billing", "/keys", "/account"]
     documents += [await browser.see(path) for path in private]
     forms = [form for document in documents for form in document.forms]
     posted = [form for form in forms if form.get("method") == "post"]
@@ -177,7 +196,7 @@ async def test_the_policy_allows_no_script_and_nothing_from_elsewhere(browser: V
     assert "script-src" not in policy
     assert "unsafe" not in policy
     for page in SHOWN:
-        document = await browser.see(page.path, status=303 if _elsewhere(page.path) else 200)
+        document = await browser.see(page.path, status=_status(page.path))
         for tag, attributes in document.tags:
             assert tag not in {"script", "style", "iframe", "object", "embed"}, page.path
             assert "style" not in attributes, page.path
@@ -186,9 +205,11 @@ async def test_the_policy_allows_no_script_and_nothing_from_elsewhere(browser: V
                 assert attributes.get(name, "/").startswith(("/", "#")), (page.path, attributes)
 
 
-def _elsewhere(path: str) -> bool:
-    """Pages that send a visitor who is signed in, and has no payout account, somewhere else."""
-    return path in {"/", "/sign-in", "/sign-up", "/earn/withdraw"}
+def _status(path: str) -> int:
+    """What a visitor gets who is signed in and has neither a payout account nor a machine."""
+    if "{" in path:
+        return 404
+    return 303 if path in {"/", "/sign-in", "/sign-up", "/earn/withdraw"} else 200
 
 
 async def test_pages_are_kept_by_nobody_and_files_for_long(browser: Visitor) -> None:
@@ -221,6 +242,30 @@ async def test_texts_of_others_are_shown_as_text(browser: Visitor) -> None:
     assert "<img src=x" not in typed.text
     line = next(csv.reader(io.StringIO((await _csv(browser)).split("\r\n", 1)[1])))
     assert line[1] == HOSTILE
+
+
+async def test_what_a_machine_says_of_itself_is_shown_as_text(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    hardware = Hardware(chip_name=HOSTILE, machine_model=HOSTILE)
+    said = SystemMetrics(thermal_state=HOSTILE)
+    slots = (BackendSlot(model=HOSTILE, state=HOSTILE), BackendSlot(model=HOSTILE, state="crashed"))
+    browser.connect(
+        account,
+        hardware=hardware,
+        models=(ModelInfo(id=HOSTILE),),
+        version=HOSTILE,
+        machine_id=MACHINE,
+        metrics=said,
+        capacity=BackendCapacity(slots=slots),
+        active_model=HOSTILE,
+        attestation=AttestationBlob.model_validate({"serialNumber": HOSTILE}),
+    )
+    await browser.send("/keys", "/keys", name=HOSTILE)
+    for path in ("/machines", machine_address(MACHINE), "/stats", "/models", "/keys"):
+        reply = await browser.client.get(path)
+        assert reply.status_code == 200
+        assert "<img src=x" not in reply.text, path
+        assert "&lt;img" in reply.text, path
 
 
 async def _csv(browser: Visitor) -> str:
@@ -529,13 +574,15 @@ async def test_a_foreign_key_and_a_foreign_machine_cannot_be_touched(browser: Vi
     key = await browser.desk.api_key(account)
     token = await browser.desk.device_token(account)
     key_id = (await browser.see("/keys")).form("/keys/revoke")["id"]
-    device_id = (await browser.see("/machines")).form("/machines/unlink")["id"]
+    page = await machine_page(browser)
+    device_id = (await browser.see(page)).form("/machines/unlink")["id"]
     await browser.send("/earn", "/sign-out")
     await browser.sign_up("other@example.org")
     form = (await browser.see("/keys")).form("/keys")
     revoked = await browser.client.post("/keys/revoke", data=form | {"id": key_id})
     unlinked = await browser.client.post("/machines/unlink", data=form | {"id": device_id})
     assert (revoked.status_code, unlinked.status_code) == (403, 404)
+    await browser.see(page, status=404)
     for credential in (key, token):
         reply = await browser.client.get("/v1/payments/balance", headers=credential)
         assert reply.status_code == 200
@@ -574,11 +621,55 @@ async def test_a_wrong_code_is_said_on_the_form(browser: Visitor) -> None:
     assert document.forms[-1]["fields"]["code"] == "ABCD-2345"
 
 
+def machine_address(machine_id: str) -> str:
+    return f"/machines/{machines_view.address(machine_id)}"
+
+
+async def machine_page(browser: Visitor) -> str:
+    """The address of the first machine's page."""
+    document = await browser.see("/machines")
+    links = (attributes.get("href", "") for tag, attributes in document.tags if tag == "a")
+    return next(link for link in links if link.startswith("/machines/"))
+
+
+async def test_a_machine_has_a_page_with_its_own_earnings_and_jobs(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    await earn(browser, account, 60)
+    browser.connect(account, machine_id=MACHINE)
+    other = "b" * 32
+    await browser.desk.write(
+        lambda c: c.execute(
+            update(schema.earnings).where(schema.earnings.c.id <= 5).values(machine_id=other)
+        )
+    )
+    page = await browser.see(machine_address(MACHINE))
+    assert "Earned by this machine$0.016940" in page.text.replace(" $", "$")
+    assert "55 jobs. Rows 1 to 50." in page.text
+    second = await browser.see(machine_address(MACHINE) + "?page=2")
+    assert "Rows 51 to 55." in second.text
+    assert "Key in the Secure Enclave" not in page.text
+    elsewhere = await browser.see(machine_address(other))
+    assert "Earned by this machine$0.001540" in elsewhere.text.replace(" $", "$")
+    assert "Not connected" in elsewhere.text
+
+
+async def test_nobody_gets_to_the_page_of_anothers_machine(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    await earn(browser, account)
+    browser.connect(account, machine_id=MACHINE)
+    await browser.see(machine_address(MACHINE))
+    await browser.send("/earn", "/sign-out")
+    await browser.sign_up("other@example.org")
+    for address in (machine_address(MACHINE), "/machines/nothing", f"/machines/{MACHINE}"):
+        document = await browser.see(address, status=404)
+        assert "There is no such machine" in document.text
+
+
 async def test_an_unlinked_machine_is_cut_off(browser: Visitor) -> None:
     account = await browser.sign_up()
     token = await browser.desk.device_token(account)
     assert "not connected" in (await browser.see("/machines")).text
-    reply = await browser.send("/machines", "/machines/unlink")
+    reply = await browser.send(await machine_page(browser), "/machines/unlink")
     assert reply.headers["location"] == "/machines?done=unlinked"
     reply = await browser.client.get("/v1/payments/balance", headers=token)
     assert reply.status_code == 401
@@ -627,3 +718,82 @@ async def test_a_defect_is_a_page_that_says_nothing_of_it(
     assert "Something is wrong here" in reply.text
     assert reply.headers["Content-Security-Policy"]
     assert "a secret" not in reply.text + capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+async def test_the_leaderboard_shows_more_on_request_and_the_visitors_own_row(
+    browser: Visitor,
+) -> None:
+    account = await browser.sign_up()
+    for number in range(60):
+        await browser.desk.user(f"owner-{number}")
+        await earn(browser, f"owner-{number}", 1 + number % 3)
+    await earn(browser, account)
+    document = await browser.see("/leaderboard")
+    rows = [a for tag, a in document.tags if tag == "tr"]
+    assert len(rows) == 51
+    assert "Show the first 200" in document.text
+    longer = await browser.see("/leaderboard?limit=200")
+    assert len([a for tag, a in longer.tags if tag == "tr"]) == 62
+    assert longer.text.count("(you)") == 1
+    assert "Show the first 200" not in longer.text
+
+
+# ---------------------------------------------------------------- setting up
+
+
+async def test_the_settings_that_are_shown_lead_to_this_coordinator(browser: Visitor) -> None:
+    page = (await browser.client.get("/setup")).text
+    shown = re.search(r"<code>(\[coordinator\][^<]*)</code>", page)
+    assert shown is not None
+    config = Config.model_validate(tomllib.loads(html.unescape(shown[1])))
+    assert config.coordinator.base_url == "http://coordinator.test:8080"
+
+
+# ---------------------------------------------------------------- code samples
+
+
+async def test_every_sample_is_about_an_endpoint_and_answers(browser: Visitor) -> None:
+    account = await browser.sign_up()
+    key = await browser.desk.api_key(account)
+    shown = samples("http://coordinator.test:8080", "a model")
+    document = await browser.see("/keys")
+    for sample in shown:
+        assert sample.title in document.text
+        assert sample.path in sample.code or "OpenAI(" in sample.code
+        if "curl http" in sample.code and sample.path not in SERVED_BY_THE_HUB:
+            headers = key if "$DARKBLOOM_KEY" in sample.code else {}
+            reply = await browser.client.get(sample.path, headers=headers)
+            assert reply.status_code == 200, sample.path
+
+
+def test_a_sample_is_valid_python() -> None:
+    for sample in samples("http://coordinator.test:8080", "a model"):
+        if sample.language == "Python":
+            compile(sample.code, "sample", "exec")
+
+
+# ---------------------------------------------------------------- the calculator
+
+
+async def test_the_calculator_needs_no_account_and_says_that_it_estimates(browser: Visitor) -> None:
+    document = await browser.see("/earn/calculator?mac=mac-studio-m2-ultra&memory=192&hours=24")
+    assert "An estimate, not a promise" in document.text
+    assert "Qwen3.5 122B" in document.text
+    assert "MiniMax M2.5 needs more memory" in document.text
+
+
+async def test_the_calculator_takes_the_networks_own_prices_and_share(tmp_path: Path) -> None:
+    async with visitor(tmp_path, policy=Policy(fee_percent=100)) as browser:
+        document = await browser.see("/earn/calculator?kwh=0")
+        assert document.text.count("$0.00") >= 4
+        assert "less the network's 100" in document.text
+
+
+async def test_a_wrong_number_in_the_calculator_is_said_on_its_form(browser: Visitor) -> None:
+    document = await browser.see("/earn/calculator?hours=100", status=400)
+    assert "Hours per day must be a number from 1 to 24" in document.text
+    fields = next(f for f in document.forms if f["action"] == "/earn/calculator")["fields"]
+    assert fields["hours"] == "100"

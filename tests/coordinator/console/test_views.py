@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl
 
+import click
 import pytest
 
+from darkbloom_provider.cli.main import darkbloom
+from darkbloom_provider.coordinator.books import Balance
+from darkbloom_provider.coordinator.console import rendering
 from darkbloom_provider.coordinator.console.views import earn, machines, network, payouts
+from darkbloom_provider.coordinator.console.views import machine as machine_page
 from darkbloom_provider.coordinator.console.views.choice import Choice, pager, read_choice
-from darkbloom_provider.coordinator.console.views.concerns import Concern, Connected, warnings
+from darkbloom_provider.coordinator.console.views.concerns import (
+    Concern,
+    Connected,
+    Standards,
+    warnings,
+)
+from darkbloom_provider.coordinator.console.views.machines import MachinesView
 from darkbloom_provider.coordinator.device_login import LinkedDevice
 from darkbloom_provider.coordinator.earnings_views import (
     EarningsFilter,
@@ -25,6 +39,7 @@ from darkbloom_provider.coordinator.pseudonyms import pseudonym
 from darkbloom_provider.coordinator.replies import ApiError
 from darkbloom_provider.coordinator.routing import Candidate, Rules
 from darkbloom_provider.models.catalogue import Catalogue
+from darkbloom_provider.protocol.attestation import AttestationBlob
 from darkbloom_provider.protocol.messages import (
     BACKEND,
     BackendCapacity,
@@ -237,7 +252,7 @@ def machine(**changes: Any) -> Connected:
         chip="Apple M4 Max",
         model="Mac16,5",
         gpu_cores=40,
-        version="1.0",
+        version="1.2.3",
         attested=False,
         challenge_failures=0,
         heartbeat_age=2.0,
@@ -246,12 +261,18 @@ def machine(**changes: Any) -> Connected:
         tokens=100,
         jobs_completed=3,
         jobs_failed=0,
+        registered_at=NOW,
+        attestation=None,
     )
     return replace(whole, **rest)
 
 
+def standards(rules: Rules | None = None, newest: str = "1.2.3") -> Standards:
+    return Standards(rules or Rules(), sizes={QWEN: 27.0}, failures=3, newest=newest)
+
+
 def concerns(subject: Connected, rules: Rules | None = None) -> tuple[Concern, ...]:
-    return warnings(subject, rules=rules or Rules(), listed=frozenset({QWEN}), now=200.0)
+    return warnings(subject, standards(rules), now=200.0)
 
 
 def slot(state: str) -> BackendCapacity:
@@ -282,8 +303,10 @@ def test_a_machine_that_works_has_no_warning() -> None:
         ({"metrics": SystemMetrics(memory_pressure=0.95)}, "degrading", "memory"),
         ({"capacity": slot("crashed")}, "degrading", "crashed"),
         ({"capacity": slot("idle_shutdown")}, "degrading", "unloaded"),
-        ({"models": frozenset()}, "blocking", "no model"),
-        ({"models": frozenset({"mine"})}, "degrading", "catalogue"),
+        ({"challenge_failures": 3}, "blocking", "3 checks failed"),
+        ({"models": frozenset()}, "blocking", "no model of this network's catalogue"),
+        ({"version": "1.2.2"}, "info", "1.2.3 exists"),
+        ({"version": "v0.10.0"}, "info", "1.2.3 exists"),
         ({"jobs_completed": 5, "jobs_failed": 5}, "degrading", "5 of its last 10"),
     ],
 )
@@ -300,10 +323,25 @@ def test_trust_below_what_the_operator_asks_for_is_a_fault() -> None:
     assert "hardware" in concerns(machine(), Rules(min_trust="hardware"))[0].what
 
 
+@pytest.mark.parametrize("version", ["1.2.3", "1.2.10", "2.0.0", "", "my own", "1.2"])
+def test_a_version_that_is_not_older_is_no_fault(version: str) -> None:
+    assert concerns(machine(version=version)) == ()
+
+
 def test_the_worst_comes_first() -> None:
     hot = SystemMetrics(thermal_state="critical", memory_pressure=0.95)
     found = concerns(machine(metrics=hot, verified_at=None))
     assert [concern.severity for concern in found] == ["blocking", "degrading", "info"]
+
+
+def shown_machines(
+    connected: Sequence[Connected] = (),
+    devices: Sequence[LinkedDevice] = (),
+    earned: Sequence[MachineEarnings] = (),
+) -> MachinesView:
+    nothing = Sum(0, 0)
+    head = earn.figures(Balance(0, 0), nothing, nothing, nothing)
+    return machines.view(connected, devices, earned, figures=head, standards=standards(), now=200.0)
 
 
 def test_a_linked_device_without_a_connection_is_a_machine_that_is_offline() -> None:
@@ -313,14 +351,12 @@ def test_a_linked_device_without_a_connection_is_a_machine_that_is_offline() -> 
         MachineEarnings("n" * 32, Sum(70, 1), NOW - timedelta(days=3), NOW),
         MachineEarnings(None, Sum(30, 1), NOW, NOW),
     ]
-    shown = machines.view(
-        [machine()], devices, earned, rules=Rules(), sizes={QWEN: 27.0}, now=200.0
-    )
-    assert [(card.name, card.status) for card in shown.cards] == [
-        ("Apple M4 Max", "Online"),
-        ("device-B", "Offline"),
+    shown = shown_machines([machine()], devices, earned)
+    assert [(card.name, card.status, card.tone) for card in shown.cards] == [
+        ("device-B", "Offline", "bad"),
+        ("Apple M4 Max", "Online", "good"),
     ]
-    assert shown.cards[0].earned == Sum(500, 5)
+    assert shown.cards[1].earned == Sum(500, 5)
     assert [(past.name, past.earned.micro_usd) for past in shown.past] == [
         ("Machine nnnnnn", 70),
         ("Unnamed machines", 30),
@@ -329,12 +365,81 @@ def test_a_linked_device_without_a_connection_is_a_machine_that_is_offline() -> 
 
 
 def test_a_machine_is_told_why_it_gets_no_request() -> None:
-    shown = machines.view(
-        [machine(memory_gb=16)], [], [], rules=Rules(), sizes={QWEN: 27.0}, now=200.0
-    )
+    shown = shown_machines([machine(memory_gb=16)])
     ((model, reasons),) = shown.cards[0].not_routed
     assert model == QWEN
     assert reasons == ("needs 27.0 GB and has 16.0 GB free",)
+
+
+def test_the_severity_of_the_worst_fault_colours_a_machine() -> None:
+    tones = [
+        shown_machines([machine(**changes)]).cards[0].tone
+        for changes in (
+            {"verified_at": None},
+            {"metrics": SystemMetrics(thermal_state="fair")},
+            {"metrics": SystemMetrics(thermal_state="critical")},
+        )
+    ]
+    assert tones == ["good", "wait", "bad"]
+
+
+def test_every_machine_is_found_by_its_address_and_nothing_else_is() -> None:
+    devices = [LinkedDevice("u" * 16, "device-B", NOW)]
+    earned = [
+        MachineEarnings("n" * 32, Sum(70, 1), NOW, NOW),
+        MachineEarnings(None, Sum(30, 1), NOW, NOW),
+    ]
+    shown = shown_machines([machine(), machine(machine_id=None)], devices, earned)
+    everyone = [*shown.cards, *shown.past]
+    addresses = [card.address for card in everyone if card.address]
+    assert len(set(addresses)) == len(addresses) == 4
+    assert all(shown.find(card.address) is card for card in everyone if card.address)
+    assert shown.find("") is shown.find("no such machine") is None
+
+
+def test_what_an_invalid_statement_says_is_not_shown_as_proved() -> None:
+    blob = AttestationBlob.model_validate({"sipEnabled": True, "secureBootEnabled": True})
+    for attested, shown in ((True, [False, True, True, False, True]), (False, [])):
+        card = shown_machines([machine(attestation=blob, attested=attested)]).cards[0]
+        page = machine_page.view(
+            card,
+            last_day=Sum(0, 0),
+            last_week=Sum(0, 0),
+            points=[],
+            jobs=[],
+            page=1,
+            now=NOW,
+            monotonic=200.0,
+        )
+        assert [fact.holds for fact in page.attested] == shown
+        assert page.checked_ago == 100.0
+        assert all(fact.holds for fact in page.promises)
+
+
+def commands_named() -> list[str]:
+    """Whatever the pages tell people to type."""
+    console = resources.files(rendering.PACKAGE)
+    folders = (console.joinpath(name) for name in ("templates", "views"))
+    sources = [file for folder in folders for file in folder.iterdir() if file.is_file()]
+    text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+    return sorted(set(re.findall(r"[`>](darkbloom [^`<{]+)[`<]", text)))
+
+
+@pytest.mark.parametrize("line", commands_named())
+def test_every_command_that_a_page_names_exists(line: str) -> None:
+    command: click.Command = darkbloom
+    for word in line.split()[1:]:
+        if word.startswith("-"):
+            options = {name for option in command.params for name in option.opts}
+            assert word in options, line
+        elif isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, line
+            command = found
+
+
+def test_pages_name_commands() -> None:
+    assert "darkbloom login" in commands_named()
 
 
 # ---------------------------------------------------------------- the network
@@ -345,7 +450,13 @@ def test_the_leaderboard_marks_the_visitors_own_place_and_nobody_elses() -> None
     rows = [LeaderboardRow(1, pseudonym("me"), 1, 1, 1)]
     for account, own in (("me", pseudonym("me")), (None, "")):
         shown = network.leaderboard(
-            rows, totals, metric="earnings", window="lifetime", account_id=account, now=NOW
+            rows,
+            totals,
+            metric="earnings",
+            window="lifetime",
+            account_id=account,
+            limit=50,
+            now=NOW,
         )
         assert shown.own == own
         assert shown.window == "all"

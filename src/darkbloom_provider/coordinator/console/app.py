@@ -16,6 +16,7 @@ from darkbloom_provider.coordinator.console import gate
 from darkbloom_provider.coordinator.console.api import Api
 from darkbloom_provider.coordinator.console.pages import (
     billing,
+    calculator,
     earn,
     keys,
     machines,
@@ -32,6 +33,7 @@ from darkbloom_provider.coordinator.services import Services
 PAGES: Final = (
     *people.PAGES,
     *earn.PAGES,
+    *calculator.PAGES,
     *payouts.PAGES,
     *machines.PAGES,
     *billing.PAGES,

@@ -68,11 +68,13 @@ class Pages:
         self._templates.globals["eta"] = ETA
         self._templates.filters |= {
             "usd": writing.usd,
+            "cents": writing.cents,
             "price": writing.price,
             "count": writing.count,
             "counted": writing.counted,
             "model_name": writing.model_name,
             "masked": writing.masked,
+            "ago": writing.ago,
             "moment": writing.moment,
             "commands": writing.commands,
         }

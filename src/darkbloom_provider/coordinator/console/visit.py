@@ -74,6 +74,11 @@ class Visit:
         assert self.user is not None  # noqa: S101 - the gate has seen to it
         return self.user
 
+    @property
+    def base_url(self) -> str:
+        """Where programs and machines find this coordinator, without a slash at the end."""
+        return (self.console.services.console_url or str(self.request.base_url)).rstrip("/")
+
     async def read(self, view: Callable[[Connection], T]) -> T:
         """Read from the ledger, all at one point in time."""
         return await self.console.services.db.read(view)

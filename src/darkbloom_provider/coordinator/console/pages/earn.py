@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Connection
@@ -15,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from darkbloom_provider.coordinator import books, device_login, owner_views
 from darkbloom_provider.coordinator import earnings_views as views
 from darkbloom_provider.coordinator.console.gate import Page
-from darkbloom_provider.coordinator.console.pages.machines import machine_names
+from darkbloom_provider.coordinator.console.pages.machines import account_figures, machine_names
 from darkbloom_provider.coordinator.console.pages.payouts import payout_state
 from darkbloom_provider.coordinator.console.views import earn as earn_view
 from darkbloom_provider.coordinator.console.views.choice import ROWS, Choice, read_choice
@@ -71,12 +70,7 @@ def _view(
     chosen = replace(choice.filter, start=start)
     points = views.earnings_series(connection, account, bucket=choice.bucket, chosen=chosen)
     return earn_view.view(
-        head=earn_view.figures(
-            books.balance_of(connection, account),
-            page.lifetime,
-            owner_views.earned_since(connection, account, now - timedelta(days=1)),
-            owner_views.earned_since(connection, account, now - timedelta(days=7)),
-        ),
+        head=account_figures(connection, visit),
         drawn=earn_view.graph(points, start=start, end=end, bucket=choice.bucket),
         rows=earn_view.history(rows, names),
         filtered=page.filtered,

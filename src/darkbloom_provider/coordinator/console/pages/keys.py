@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from darkbloom_provider.coordinator import api_keys
 from darkbloom_provider.coordinator.console.gate import Page
+from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.console.visit import Visit, go
 
 
@@ -38,8 +39,13 @@ async def _page(
 ) -> Response:
     account = visit.owner.account_id
     keys = await visit.read(lambda c: api_keys.list_api_keys(c, account))
-    base = (visit.console.services.console_url or str(visit.request.base_url)).rstrip("/")
-    view = {"keys": keys, "new_key": new_key, "base_url": base}
+    offered = [model.id for model in visit.console.services.catalogue.entries if model.active]
+    view = {
+        "keys": keys,
+        "new_key": new_key,
+        "base_url": visit.base_url,
+        "samples": samples(visit.base_url, offered[0] if offered else "MODEL"),
+    }
     return visit.page("keys.html", view, error=error, status=status)
 
 

@@ -2,42 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
 
+from sqlalchemy import Connection
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import device_login, owner_views
+from darkbloom_provider import __version__
+from darkbloom_provider.coordinator import books, device_login, earnings_views, owner_views
 from darkbloom_provider.coordinator.console.gate import Page
+from darkbloom_provider.coordinator.console.views import machine as machine_views
 from darkbloom_provider.coordinator.console.views import machines as views
-from darkbloom_provider.coordinator.console.views.concerns import Connected
+from darkbloom_provider.coordinator.console.views.choice import ROWS, read_page
+from darkbloom_provider.coordinator.console.views.concerns import Connected, Standards
+from darkbloom_provider.coordinator.console.views.earn import Figures, figures
+from darkbloom_provider.coordinator.console.views.machine import MachineView
+from darkbloom_provider.coordinator.console.views.machines import MachineCard, MachinesView
 from darkbloom_provider.coordinator.console.visit import Visit, go
+from darkbloom_provider.coordinator.earnings_views import EarningsFilter, SeriesPoint, Sum
+from darkbloom_provider.coordinator.owner_views import HistoryRow
 from darkbloom_provider.coordinator.registry import Session
+from darkbloom_provider.coordinator.replies import ApiError
 
 
 def machine_names(visit: Visit) -> dict[str, str]:
     """What to call the visitor's machines that are connected now, by identity."""
-    return {machine.machine_id: machine.name for machine in _connected(visit) if machine.machine_id}
+    return views.names([(m.machine_id, m.name) for m in _connected(visit) if m.machine_id])
 
 
 async def show(visit: Visit) -> Response:
     """Every machine, with what is wrong with it."""
+    return visit.page("machines.html", await visit.read(lambda c: _machines(c, visit)))
+
+
+async def show_one(visit: Visit) -> Response:
+    """One machine: its earnings, its jobs, what it proved."""
+    wanted, page = visit.request.path_params["address"], read_page(visit.query)
+
+    def read(connection: Connection) -> MachineView | None:
+        card = _machines(connection, visit).find(wanted)
+        return None if card is None else _machine(connection, visit, card, page)
+
+    view = await visit.read(read)
+    if view is None:
+        raise ApiError(HTTPStatus.NOT_FOUND, "not_found", "there is no such machine")
+    return visit.page("machine.html", view)
+
+
+def _machines(connection: Connection, visit: Visit) -> MachinesView:
     account, hub = visit.owner.account_id, visit.console.hub
-    devices, earned = await visit.read(
-        lambda c: (
-            device_login.linked_devices(c, account),
-            owner_views.earned_by_machine(c, account),
-        )
-    )
-    view = views.view(
+    return views.view(
         _connected(visit),
-        devices,
-        earned,
-        rules=hub.rules,
-        sizes={model.id: model.size_gb for model in visit.console.services.catalogue.entries},
+        device_login.linked_devices(connection, account),
+        owner_views.earned_by_machine(connection, account),
+        figures=account_figures(connection, visit),
+        standards=Standards(
+            rules=hub.rules,
+            sizes={model.id: model.size_gb for model in visit.console.services.catalogue.entries},
+            failures=hub.limits.challenge_failures,
+            newest=__version__,
+        ),
         now=hub.sources.monotonic(),
     )
-    return visit.page("machines.html", view)
+
+
+def _machine(connection: Connection, visit: Visit, card: MachineCard, page: int) -> MachineView:
+    account, known, now = visit.owner.account_id, card.machine_id, visit.console.services.clock()
+
+    def since(length: timedelta) -> Sum:
+        if known is None:
+            return Sum(0, 0)
+        return owner_views.earned_since(connection, account, now - length, machine_id=known)
+
+    points: Sequence[SeriesPoint] = ()
+    jobs: Sequence[HistoryRow] = ()
+    if known is not None:
+        shown = EarningsFilter(start=machine_views.period(now), machine_id=known)
+        points = earnings_views.earnings_series(connection, account, bucket="day", chosen=shown)
+        jobs = owner_views.history(
+            connection,
+            account,
+            chosen=EarningsFilter(machine_id=known),
+            limit=ROWS,
+            offset=(page - 1) * ROWS,
+        )
+    return machine_views.view(
+        card,
+        last_day=since(timedelta(days=1)),
+        last_week=since(timedelta(days=7)),
+        points=points,
+        jobs=jobs,
+        page=page,
+        now=now,
+        monotonic=visit.console.hub.sources.monotonic(),
+    )
+
+
+def account_figures(connection: Connection, visit: Visit) -> Figures:
+    """The numbers of the visitor's account."""
+    account, now = visit.owner.account_id, visit.console.services.clock()
+    return figures(
+        books.balance_of(connection, account),
+        earnings_views.account_earnings(connection, account, limit=0).lifetime,
+        owner_views.earned_since(connection, account, now - timedelta(days=1)),
+        owner_views.earned_since(connection, account, now - timedelta(days=7)),
+    )
 
 
 async def unlink(visit: Visit) -> Response:
@@ -117,11 +188,14 @@ def _snapshot(session: Session, now: float) -> Connected:
         tokens=session.stats.tokens_generated,
         jobs_completed=session.jobs_completed,
         jobs_failed=session.jobs_failed,
+        registered_at=session.registered_at,
+        attestation=session.attestation,
     )
 
 
 PAGES: Final = (
     Page("/machines", show),
     Page("/machines/unlink", None, unlink),
+    Page("/machines/{address}", show_one),
     Page("/link", link_form, link),
 )

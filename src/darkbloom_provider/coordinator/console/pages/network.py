@@ -29,6 +29,7 @@ async def leaderboard(visit: Visit) -> Response:
             metric=metric,
             window=window,
             account_id=visit.user.account_id if visit.user else None,
+            limit=limit,
             now=now,
         )
 

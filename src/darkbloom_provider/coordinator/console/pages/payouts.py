@@ -41,8 +41,7 @@ async def payout_state(
 
 async def set_up(visit: Visit) -> Response:
     """Begin or go on with telling the payout service who and where one is."""
-    base = (visit.console.services.console_url or str(visit.request.base_url)).rstrip("/")
-    wanted = {"return_url": f"{base}{RETURN_PATH}"}
+    wanted = {"return_url": f"{visit.base_url}{RETURN_PATH}"}
     if visit.form.get("country"):
         wanted["country"] = visit.form["country"]
     reply = await visit.ask("POST", "/v1/billing/stripe/onboard", wanted)

@@ -28,6 +28,11 @@ async def home(visit: Visit) -> Response:
     return visit.page("home.html", view)
 
 
+async def setup(visit: Visit) -> Response:
+    """How a Mac comes to work for this network."""
+    return visit.page("setup.html", {"base_url": visit.base_url})
+
+
 async def sign_in_form(visit: Visit) -> Response:
     """Ask for address and password."""
     if visit.user is not None:
@@ -133,6 +138,7 @@ def _secure(visit: Visit) -> bool:
 
 PAGES: Final = (
     Page("/", home, private=False),
+    Page("/setup", setup, private=False),
     Page("/sign-in", sign_in_form, sign_in, private=False),
     Page("/sign-up", sign_up_form, sign_up, private=False),
     Page("/sign-out", None, sign_out),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 from darkbloom_provider.coordinator.advice import TODO, told_reasons
+from darkbloom_provider.coordinator.console.writing import model_name
 from darkbloom_provider.coordinator.routing import Candidate, Rules
 from darkbloom_provider.coordinator.settings import TRUST_RANK
+from darkbloom_provider.protocol.attestation import AttestationBlob
 
 Severity = Literal["blocking", "degrading", "info"]
 
@@ -17,6 +22,7 @@ HIGH_PRESSURE: Final = 0.9
 
 _SAID_ALREADY: Final = frozenset({"untrusted", "runtime", "low_trust", "stale_challenge", "heat"})
 """Reasons of the gate that have their own words here."""
+_VERSION: Final = re.compile(r"v?([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class Connected:
     jobs_completed: int
     """Of this connection, by ours."""
     jobs_failed: int
+    registered_at: datetime
+    """When it connected."""
+    attestation: AttestationBlob | None
+    """What it signed about itself; it proves nothing unless `attested`."""
 
     @property
     def name(self) -> str:
@@ -59,28 +69,45 @@ class Connected:
         return self.chip or self.model or "Machine"
 
 
-def warnings(
-    machine: Connected, *, rules: Rules, listed: frozenset[str], now: float
-) -> tuple[Concern, ...]:
+@dataclass(frozen=True, slots=True)
+class Standards:
+    """What machines are measured by."""
+
+    rules: Rules
+    sizes: Mapping[str, float]
+    """GB of each model of the catalogue."""
+    failures: int
+    """Failed checks in a row after which a machine is not trusted."""
+    newest: str
+    """The version of the program that this coordinator knows of."""
+
+
+def warnings(machine: Connected, standards: Standards, now: float) -> tuple[Concern, ...]:
     """What costs a connected machine work, the worst first.
 
     Source: the conditions of the network's dashboard, as far as this coordinator knows them.
+
+    Args:
+        machine: As it is now.
+        standards: What it is measured by.
+        now: Of the coordinator's monotonic clock.
     """
     candidate = machine.candidate
     found = [
-        *_trust(machine, rules, now),
-        *_barred(candidate, rules, now),
+        *_trust(machine, standards, now),
+        *_barred(candidate, standards.rules, now),
+        *_version(machine, standards.newest),
         *_health(candidate),
-        *_models(candidate, listed),
+        *_models(candidate),
         *_record(machine),
     ]
     order: dict[Severity, int] = {"blocking": 0, "degrading": 1, "info": 2}
     return tuple(sorted(found, key=lambda warning: order[warning.severity]))
 
 
-def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
-    candidate, found = machine.candidate, []
-    if candidate.status == "untrusted":
+def _trust(machine: Connected, standards: Standards, now: float) -> list[Concern]:
+    candidate, rules, found = machine.candidate, standards.rules, []
+    if candidate.status == "untrusted" or machine.challenge_failures >= standards.failures:
         found.append(
             Concern(
                 "blocking",
@@ -93,7 +120,8 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
             Concern(
                 "blocking",
                 "Its program is not on the operator's list",
-                "Install the version that the operator names, then type: `darkbloom restart`",
+                "Install the version that the operator names, then type: `darkbloom stop`, and: "
+                "`darkbloom start`",
             )
         )
     if TRUST_RANK[candidate.trust] < TRUST_RANK[rules.min_trust]:
@@ -118,7 +146,8 @@ def _trust(machine: Connected, rules: Rules, now: float) -> list[Concern]:
             Concern(
                 "blocking",
                 f"Its last passed check was {minutes} minutes ago",
-                "On it, type: `darkbloom doctor`. If that finds nothing, type: `darkbloom restart`",
+                "On it, type: `darkbloom doctor`. If that finds nothing: `darkbloom stop`, and: "
+                "`darkbloom start`",
             )
         )
     return found
@@ -138,6 +167,26 @@ def _barred(candidate: Candidate, rules: Rules, now: float) -> list[Concern]:
         for reason in found
         if reason.code not in _SAID_ALREADY
     ]
+
+
+def _version(machine: Connected, newest: str) -> list[Concern]:
+    here, there = _release(machine.version), _release(newest)
+    if here is None or there is None or here >= there:
+        return []
+    return [
+        Concern(
+            "info",
+            f"Its version is {machine.version}, and {newest} exists",
+            "Install that one as you installed this one, then type: `darkbloom stop`, and: "
+            "`darkbloom start`",
+        )
+    ]
+
+
+def _release(version: str) -> tuple[int, ...] | None:
+    """The numbers of a version to compare by; None if it does not begin with three."""
+    found = _VERSION.match(version)
+    return None if found is None else tuple(int(number) for number in found.groups())
 
 
 def _health(candidate: Candidate) -> list[Concern]:
@@ -163,39 +212,33 @@ def _health(candidate: Candidate) -> list[Concern]:
             found.append(
                 Concern(
                     "degrading",
-                    f"The engine of {slot.model} has crashed",
-                    "On it, type: `darkbloom logs`, then: `darkbloom restart`",
+                    f"The engine of {model_name(slot.model)} has crashed",
+                    "On it, type: `darkbloom doctor`, then: `darkbloom stop`, and: "
+                    "`darkbloom start`",
                 )
             )
         elif slot.state == "idle_shutdown":
             found.append(
                 Concern(
                     "degrading",
-                    f"{slot.model} was unloaded because nobody asked for it",
+                    f"{model_name(slot.model)} was unloaded because nobody asked for it",
                     "To keep it loaded, start with: `darkbloom serve --idle-timeout 0`",
                 )
             )
     return found
 
 
-def _models(candidate: Candidate, listed: frozenset[str]) -> list[Concern]:
-    if not candidate.models:
-        return [
-            Concern(
-                "blocking",
-                "It serves no model",
-                "On it, type: `darkbloom models recommend`",
-            )
-        ]
-    if not candidate.models & listed:
-        return [
-            Concern(
-                "degrading",
-                "It serves no model of this network's catalogue",
-                "On it, type: `darkbloom models catalog`",
-            )
-        ]
-    return []
+def _models(candidate: Candidate) -> list[Concern]:
+    # What the catalogue does not list was left out when the machine registered.
+    if candidate.models:
+        return []
+    return [
+        Concern(
+            "blocking",
+            "It serves no model of this network's catalogue",
+            "On it, type: `darkbloom models`",
+        )
+    ]
 
 
 def _record(machine: Connected) -> list[Concern]:
@@ -205,7 +248,7 @@ def _record(machine: Connected) -> list[Concern]:
             Concern(
                 "degrading",
                 f"{machine.jobs_failed} of its last {jobs} jobs failed",
-                "On it, type: `darkbloom logs --last 1h`",
+                "On it, type: `darkbloom doctor`",
             )
         ]
     return []

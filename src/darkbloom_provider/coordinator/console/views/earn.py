@@ -22,7 +22,7 @@ from darkbloom_provider.coordinator.console.views.payouts import (
     PayoutPanel,
     WithdrawalRow,
 )
-from darkbloom_provider.coordinator.console.writing import counted, price
+from darkbloom_provider.coordinator.console.writing import counted, scale
 from darkbloom_provider.coordinator.earnings_views import Bucket, SeriesPoint, Sum
 from darkbloom_provider.coordinator.owner_views import HistoryRow
 from darkbloom_provider.protocol.money import format_usd
@@ -127,7 +127,7 @@ def graph(
                 for name, span in zip(names, found, strict=True)
             ],
             names,
-            written=price,
+            written=scale,
         ),
         tokens=chart(
             [span.tokens for span in found],
@@ -155,7 +155,7 @@ def machine_name(machine_id: str | None, names: dict[str, str]) -> str:
     """What to call a machine: what it is if it is connected, else the beginning of its identity."""
     if machine_id is None:
         return "unnamed"
-    return names.get(machine_id) or machine_id[:_MACHINE_CHARACTERS]
+    return names.get(machine_id) or f"Machine {machine_id[:_MACHINE_CHARACTERS]}"
 
 
 def view(

@@ -10,6 +10,7 @@ from typing import Final
 
 from darkbloom_provider.coordinator.earnings_views import LeaderboardRow, Metric, NetworkTotals
 from darkbloom_provider.coordinator.pseudonyms import pseudonym
+from darkbloom_provider.coordinator.queries import MAX_LEADERBOARD
 from darkbloom_provider.coordinator.routing import Candidate, Rules, trustworthy
 from darkbloom_provider.models.catalogue import Catalogue
 
@@ -37,6 +38,8 @@ class LeaderboardView:
     own: str
     """The visitor's pseudonym; empty if nobody signed in."""
     updated_at: datetime
+    more: bool
+    """Whether there may be owners after the last row shown, and a longer page for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def leaderboard(
     metric: Metric,
     window: str,
     account_id: str | None,
+    limit: int,
     now: datetime,
 ) -> LeaderboardView:
     """The leaderboard, with the visitor's own place marked."""
@@ -86,6 +90,7 @@ def leaderboard(
         windows=tuple(WINDOWS.items()),
         own=pseudonym(account_id) if account_id else "",
         updated_at=now,
+        more=len(rows) == limit < MAX_LEADERBOARD,
     )
 
 
