@@ -26,6 +26,7 @@ SIGNED_IN = frozenset({"session", "admin session"})
 PERSON = SIGNED_IN | {"key", "admin key"}
 CREDENTIAL = PERSON | {"operator"}
 MACHINE = CREDENTIAL | {"device"}
+IN_KEY_HEADER = frozenset({"key in x-api-key", "empty bearer, key in x-api-key"})
 RELEASES = frozenset({"release key"})
 THE_TOKEN_ITSELF = frozenset({"device"})
 ANYBODY = None
@@ -52,6 +53,7 @@ WHO = {
     ("GET", "/v1/payments/usage"): CREDENTIAL,
     ("GET", "/v1/billing/wallet/balance"): CREDENTIAL,
     ("GET", "/v1/models"): CREDENTIAL,
+    ("GET", "/v1/encryption-key"): ANYBODY,
     ("GET", "/v1/stats"): ANYBODY,
     ("GET", "/api/version"): ANYBODY,
     ("GET", "/v1/releases/latest"): ANYBODY,
@@ -66,6 +68,10 @@ WHO = {
     ("POST", "/v1/billing/stripe/create-session"): CREDENTIAL,
     ("GET", "/v1/billing/stripe/session"): CREDENTIAL,
     ("POST", "/v1/chat/completions"): CREDENTIAL,
+    ("POST", "/v1/completions"): CREDENTIAL,
+    ("POST", "/v1/responses"): CREDENTIAL,
+    # Anthropic's clients send their key in a header of its own.
+    ("POST", "/v1/messages"): CREDENTIAL | IN_KEY_HEADER,
     ("GET", "/v1/referral/stats"): CREDENTIAL,
     ("GET", "/v1/referral/info"): CREDENTIAL,
     ("POST", "/v1/referral/register"): PERSON,

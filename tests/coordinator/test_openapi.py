@@ -68,4 +68,11 @@ async def test_the_document_says_who_may_call_and_what_comes_back(tmp_path: Path
     assert len(set(names)) == len(names)
     assert "security" not in operations["GET", "/health"]
     assert operations["GET", "/v1/payments/balance"]["security"] == [{"credential": []}]
-    assert "429" in operations["POST", "/v1/chat/completions"]["responses"]
+    for path in ("chat/completions", "completions", "messages", "responses"):
+        asked = operations["POST", f"/v1/{path}"]
+        assert "429" in asked["responses"], path
+        assert len(asked["requestBody"]["content"]) == 2, path
+    assert operations["POST", "/v1/messages"]["security"] == [
+        {"credential": []},
+        {"key_header": []},
+    ]

@@ -20,6 +20,7 @@ from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.money import cost
 from darkbloom_provider.protocol.openai import InvalidRequestError
 from support.network import chat
+from support.scripted_provider import MODEL
 
 CATALOGUE = Catalogue.builtin()
 
@@ -76,6 +77,8 @@ def test_a_reservation_covers_a_tokenizer_that_knows_bytes_only(
         b"not json",
         b"[]",
         b'{"model": NaN}',
+        # No number of a double's range: it could not be passed on.
+        b'{"metadata": {"a": -1e999}}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],
@@ -159,3 +162,62 @@ def test_routing_wishes_are_obeyed_and_taken_out() -> None:
 
 def test_an_order_does_not_show_its_content() -> None:
     assert "secret words" not in repr(order(content="secret words"))
+
+
+# ---------------------------------------------------------------- other dialects
+
+
+def elsewhere(endpoint: str, /, **body: Any) -> Order:
+    document = {"model": MODEL, "max_tokens": 100} | body
+    return read_order(json.dumps(document).encode(), CATALOGUE, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked"),
+    [
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/messages", {"messages": chat()["messages"], "system": "s"}),
+    ],
+)
+def test_a_provider_is_told_which_dialect_is_asked(endpoint: str, asked: dict[str, Any]) -> None:
+    read = elsewhere(endpoint, **asked, provider_serial="A", endpoint="/etc/passwd")
+    assert json.loads(read.body) == {
+        "model": MODEL,
+        "max_tokens": 100,
+        "endpoint": endpoint,
+        **asked,
+    }
+    assert json.loads(elsewhere(endpoint, **asked, max_tokens=None).body)["max_tokens"] == 8192
+
+
+def test_a_response_reaches_the_provider_as_a_chat() -> None:
+    read = elsewhere("/v1/responses", input="hello", max_tokens=None, endpoint="/v1/messages")
+    assert json.loads(read.body) == {
+        "model": MODEL,
+        "max_tokens": 8192,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+    assert read.asked.dialect == "responses"
+
+
+def test_every_prompt_of_a_list_may_have_an_answer_of_full_length() -> None:
+    read = elsewhere("/v1/completions", prompt=["a", "b", "c"], n=2)
+    assert read.demand.max_output_tokens == 600
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "param"),
+    [
+        ("/v1/completions", {}, "prompt"),
+        ("/v1/completions", {"prompt": ["a"] * 129}, "prompt"),
+        ("/v1/messages", {}, "messages"),
+        ("/v1/messages", {"messages": "hi"}, "messages"),
+        ("/v1/responses", {}, "input"),
+        ("/v1/responses", {"input": 5}, "input"),
+        ("/v1/responses", {"messages": "hi"}, "messages"),
+    ],
+)
+def test_what_is_missing_is_named(endpoint: str, asked: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        elsewhere(endpoint, **asked)
+    assert caught.value.param == param

@@ -1,31 +1,33 @@
-"""The vendors' own client libraries against both ways to a provider."""
+"""OpenAI's own client library in a chat, by both ways to a provider."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import anthropic
 import openai
 import pydantic
 import pytest
 
-from support.sdk import Route, ScriptedEngine, Way, route, said, user
+from support.sdk import (
+    CALL,
+    PARAMETERS,
+    WAYS,
+    Open,
+    ScriptedEngine,
+    read_all,
+    route,
+    said,
+    user,
+)
 
-WAYS: tuple[Way, ...] = ("local", "network")
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 
 BIAS = {"3": 11, "4": 10}
 """Makes a model of random numbers open its thoughts and close them, sooner or later."""
-
-Open = Callable[..., AbstractAsyncContextManager[Route]]
 
 
 @pytest.fixture(params=WAYS)
@@ -34,20 +36,10 @@ def opened(request: pytest.FixtureRequest, home_root: Path, tiny_model: Path) ->
     return partial(route, request.param, home_root, tiny_model)
 
 
-@pytest.fixture
-def local(home_root: Path, tiny_model: Path) -> Open:
-    """Opens the local endpoint."""
-    return partial(route, "local", home_root, tiny_model)
-
-
 @pytest.fixture(params=WAYS)
 def thinking(request: pytest.FixtureRequest, home_root: Path, thinking_model: Path) -> Open:
     """Opens each way to the tiny model whose template and vocabulary know thoughts."""
     return partial(route, request.param, home_root, thinking_model)
-
-
-async def _read(stream: AsyncIterator[Any]) -> list[Any]:
-    return [chunk async for chunk in stream]
 
 
 def _thought(chunks: list[Any]) -> str:
@@ -68,7 +60,7 @@ async def test_chat_whole_and_streamed_say_the_same(opened: Open) -> None:
             temperature=0,
         )
         whole = await ask()
-        chunks = await _read(await ask(stream=True, stream_options={"include_usage": True}))
+        chunks = await read_all(await ask(stream=True, stream_options={"include_usage": True}))
     assert whole.choices[0].finish_reason == "length"
     assert whole.choices[0].message.role == "assistant"
     assert whole.choices[0].message.content
@@ -100,7 +92,7 @@ async def test_a_stop_string_ends_the_answer_before_it(opened: Open) -> None:
         text = (await ask()).choices[0].message.content
         stop = text[10:14]
         stopped = (await ask(stop=[stop, "never said"])).choices[0]
-        streamed = await _read(await ask(stop=stop, stream=True))
+        streamed = await read_all(await ask(stop=stop, stream=True))
     assert stopped.finish_reason == "stop"
     assert stopped.message.content == text[: text.index(stop)]
     assert said(streamed) == stopped.message.content
@@ -121,7 +113,7 @@ async def test_n_answers_are_different_and_a_seed_brings_them_back(opened: Open)
         )
         first, again = await ask(n=3), await ask(n=3)
         alone = await ask()
-        chunks = await _read(await ask(n=3, stream=True))
+        chunks = await read_all(await ask(n=3, stream=True))
     texts = [choice.message.content for choice in first.choices]
     assert len(set(texts)) == 3
     assert [choice.index for choice in first.choices] == [0, 1, 2]
@@ -161,7 +153,7 @@ async def test_log_probabilities_tell_every_token_and_its_likeliest_rivals(opene
             top_logprobs=3,
         )
         choice = (await ask()).choices[0]
-        chunks = await _read(await ask(stream=True))
+        chunks = await read_all(await ask(stream=True))
     tokens = choice.logprobs.content
     assert len(tokens) == 8
     assert b"".join(bytes(t.bytes) for t in tokens).decode() == choice.message.content
@@ -196,7 +188,7 @@ async def test_an_answer_obeys_the_schema_it_was_asked_for(opened: Open) -> None
             },
         )
         whole = [(await ask(seed=seed)).choices[0] for seed in range(3)]
-        chunks = await _read(await ask(stream=True, seed=1))
+        chunks = await read_all(await ask(stream=True, seed=1))
         with pytest.raises(openai.BadRequestError):
             await ask(response_format={"type": "json_schema", "json_schema": {}})
     for text in [*(choice.message.content for choice in whole), said(chunks)]:
@@ -269,7 +261,7 @@ async def test_a_thinking_model_thinks_first_and_then_obeys_the_schema(thinking:
             {"chat_template_kwargs": {"enable_thinking": False}},
         ]
         whole = [(await ask(extra_body=body)).choices[0] for body in bodies]
-        streamed = [await _read(await ask(extra_body=body, stream=True)) for body in bodies]
+        streamed = [await read_all(await ask(extra_body=body, stream=True)) for body in bodies]
     for choice, chunks in zip(whole, streamed, strict=True):
         assert json.loads(choice.message.content)["city"] in {"Rome", "Oslo"}
         assert said(chunks) == choice.message.content
@@ -296,7 +288,7 @@ async def test_a_thinking_model_thinks_before_a_call_it_has_to_make(thinking: Op
             tool_choice="required",
         )
         whole = (await ask()).choices[0]
-        chunks = await _read(await ask(stream=True))
+        chunks = await read_all(await ask(stream=True))
     (call,) = whole.message.tool_calls
     assert json.loads(call.function.arguments)["city"] in {"Rome", "Oslo"}
     assert whole.finish_reason == "tool_calls"
@@ -324,7 +316,7 @@ async def test_penalties_and_biases_change_what_is_said(opened: Open) -> None:
 # ---------------------------------------------------------------- tools, thoughts
 
 
-async def test_tools_are_called_and_their_results_read(opened: Open) -> None:
+async def test_tools_are_called_and_their_resultsread_all(opened: Open) -> None:
     engine = ScriptedEngine()
     engine.scripts = (
         ("<think>Rome.", "</think>", "One moment.", CALL[:20], CALL[20:]),
@@ -334,7 +326,7 @@ async def test_tools_are_called_and_their_results_read(opened: Open) -> None:
     async with opened(engine) as one:
         ask: Any = partial(one.openai.chat.completions.create, model=one.model, tools=[TOOL])
         question = user("Weather in Rome?")
-        chunks = await _read(await ask(messages=question, stream=True))
+        chunks = await read_all(await ask(messages=question, stream=True))
         answer = (await ask(messages=question)).choices[0]
         (call,) = answer.message.tool_calls
         result = {"role": "tool", "tool_call_id": call.id, "content": "22 degrees, clear"}
@@ -373,7 +365,7 @@ async def test_a_model_can_be_made_to_call_a_tool(opened: Open) -> None:
         )
         named = await ask(tool_choice={"type": "function", "function": {"name": "sell"}})
         any_of_them = await ask(tool_choice="required")
-        chunks = await _read(await ask(tool_choice="required", stream=True))
+        chunks = await read_all(await ask(tool_choice="required", stream=True))
     (call,) = named.choices[0].message.tool_calls
     assert call.function.name == "sell"
     (other,) = any_of_them.choices[0].message.tool_calls
@@ -412,51 +404,3 @@ async def test_a_client_that_stops_reading_stops_the_engine(opened: Open) -> Non
         await one.idle()
         jobs = one.supervisor.status().jobs
     assert (jobs.cancelled, jobs.served) == (1, 0)
-
-
-# ---------------------------------------------------------------- other dialects, locally
-
-
-async def test_completions_continue_texts(local: Open) -> None:
-    async with local() as one:
-        ask: Any = partial(
-            one.openai.completions.create, model=one.model, max_tokens=8, temperature=0
-        )
-        both = await ask(prompt=["the water", "a stone"], n=1)
-        alone = await ask(prompt="a stone")
-        chunks = await _read(await ask(prompt="a stone", stream=True))
-    assert [choice.index for choice in both.choices] == [0, 1]
-    assert both.choices[1].text == alone.choices[0].text
-    assert "".join(chunk.choices[0].text for chunk in chunks) == alone.choices[0].text
-    assert both.usage.completion_tokens == 16
-
-
-async def test_anthropics_client_talks_streams_and_calls_tools(local: Open) -> None:
-    engine = ScriptedEngine("One moment.", CALL)
-    async with (
-        local(engine) as one,
-        anthropic.AsyncAnthropic(base_url=one.url, api_key=one.key, max_retries=0) as client,
-    ):
-        ask: dict[str, Any] = {
-            "model": one.model,
-            "max_tokens": 50,
-            "system": "Be brief.",
-            "messages": user("Weather in Rome?"),
-            "tools": [{"name": "weather", "input_schema": PARAMETERS}],
-        }
-        message = await client.messages.create(**ask)
-        async with client.messages.stream(**ask) as stream:
-            text = "".join([part async for part in stream.text_stream])
-            streamed = await stream.get_final_message()
-        with pytest.raises(anthropic.BadRequestError, match="temperature"):
-            await client.messages.create(**ask, extra_body={"temperature": 9})
-        with pytest.raises(anthropic.NotFoundError):
-            await client.messages.create(**ask | {"model": "other"})
-    assert message.stop_reason == streamed.stop_reason == "tool_use"
-    assert [block.type for block in message.content] == ["text", "tool_use"]
-    for told in (message, streamed):
-        block = told.content[1]
-        assert isinstance(block, anthropic.types.ToolUseBlock)
-        assert (block.name, block.input) == ("weather", {"city": "Rome"})
-    assert text == "One moment."
-    assert message.usage.output_tokens == streamed.usage.output_tokens == 2

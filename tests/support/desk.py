@@ -148,6 +148,7 @@ async def front_desk(
         Services(
             db=database,
             identity=Identity(SessionKeys.generate(), Secret(ADMIN_KEY), Secret(RELEASE_KEY)),
+            sealing=None,
             clock=clock,
             monotonic=clock.monotonic,
             random_hex=counted_hex(),

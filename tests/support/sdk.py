@@ -31,11 +31,14 @@ from darkbloom_provider.logs import Secret
 from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol.messages import PrivacyCapabilities
 from support.daemon_parts import FakeEngine
-from support.network import network
+from support.network import Network, network
 from support.processes import environment, until
 from support.provider_home import MODEL, provider_home
 
 Way = Literal["local", "network"]
+WAYS: tuple[Way, ...] = ("local", "network")
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 KEY = "darkbloom-local-" + "1" * 64
 QWEN = LoadedModel(
     MODEL, 1024, 10, 0.0, "<tool_call> <think> </think>", frozenset({"<think>", "</think>"})
@@ -90,6 +93,8 @@ class Route:
     key: str
     supervisor: Supervisor
     openai: openai.AsyncOpenAI
+    net: Network | None = None
+    """The coordinator's side, on the way that has one."""
 
     @property
     def model(self) -> str:
@@ -98,6 +103,10 @@ class Route:
     async def idle(self) -> None:
         """Wait until the provider serves nothing."""
         await until(lambda: self.supervisor.status().jobs.in_flight == 0, "the provider to be idle")
+
+
+Open = Callable[..., AbstractAsyncContextManager[Route]]
+"""Opens one way; with an engine given, to what that one says."""
 
 
 @asynccontextmanager
@@ -125,7 +134,7 @@ async def route(
             await until(lambda: net.verified() == 1, "the provider to be routable")
             base, key = net.coordinator.base_url, net.http.headers["authorization"].split()[1]
             async with _client(base, key) as client:
-                yield Route(way, base, key, supervisor, client)
+                yield Route(way, base, key, supervisor, client, net)
             await net.idle()
 
 
@@ -164,3 +173,8 @@ def said(chunks: Sequence[Any], choice: int = 0) -> str:
     """The text of a streamed answer."""
     found = [c for chunk in chunks for c in chunk.choices if c.index == choice]
     return "".join(c.delta.content or "" for c in found)
+
+
+async def read_all(stream: AsyncIterator[Any]) -> list[Any]:
+    """Everything a stream holds."""
+    return [chunk async for chunk in stream]

@@ -168,6 +168,12 @@ for _command in (
     help="Requests a second that each account may make; 0 sets no limit.",
 )
 @click.option(
+    "--sealed-requests/--no-sealed-requests",
+    default=True,
+    show_default=True,
+    help="Whether consumers may seal what they ask for this coordinator's own key.",
+)
+@click.option(
     "--payouts",
     type=click.Choice(get_args(RailName)),
     default="sandbox",
@@ -215,6 +221,7 @@ def serve(
     min_trust: TrustLevel,
     sign_up: SignUp,
     rate_limit: float,
+    sealed_requests: bool,
     payouts: RailName,
     deposits: bool,
     sandbox_delay: float,
@@ -247,6 +254,7 @@ def serve(
         payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
+        sealed_requests=sealed_requests,
     )
     logs.configure(verbose=invocation.verbose)
     asyncio.run(_serve(invocation, settings, catalogue, custom_data=data is not None))

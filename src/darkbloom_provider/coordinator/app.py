@@ -20,7 +20,7 @@ from darkbloom_provider.coordinator import (
     endpoints,
     gift_routes,
     guards,
-    inference,
+    inference_routes,
     network_routes,
     openapi,
     replies,
@@ -65,7 +65,7 @@ def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) 
         await Conversation(websocket, hub, registrar).run()
 
     declared = [
-        inference.endpoint(services, hub, books),
+        *inference_routes.endpoints(services, hub, books),
         *network_routes.endpoints(services, hub),
         *stats.endpoints(services, hub),
         *metrics_routes.endpoints(services, hub),

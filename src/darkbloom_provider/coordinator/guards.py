@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.requests import Request
@@ -33,10 +33,17 @@ class Access:
     """Whether it also answers a machine, about its own account."""
     tier: Tier | None = None
     """What a call counts against: by account where there is a caller, else by address."""
+    key_header: bool = False
+    """Whether the credential may come as `x-api-key` where there is no bearer token: Anthropic's
+    clients send it so."""
 
     def limited(self, tier: Tier) -> Access:
         """The same callers, at the pace of a tier."""
-        return Access(self.guard, self.device_token, tier)
+        return replace(self, tier=tier)
+
+    def with_key_header(self) -> Access:
+        """The same callers, also with an `x-api-key`."""
+        return replace(self, key_header=True)
 
 
 ANYONE: Final = Access(None)
@@ -76,9 +83,7 @@ class Gate:
         scope.setdefault("state", {})[ROUTE] = self._path
         access, principal = self._access, None
         if access.guard is not None:
-            principal = await caller(
-                self._services, request, access.guard, device_token=access.device_token
-            )
+            principal = await _identified(self._services, _credential(request, access), access)
             scope["state"][_CALLER] = principal
         if access.tier is not None and (principal is None or principal.kind != "admin"):
             by = address_of(request) if principal is None else principal.account_id
@@ -98,16 +103,26 @@ def address_of(request: Request) -> str:
     return address_key(request.client.host if request.client else None)
 
 
-async def caller(
-    services: Services, request: Request, guard: Guard = "any", *, device_token: bool = False
-) -> Principal:
-    """The caller, if the endpoint may be used with the credential given.
+async def known_caller(services: Services, request: Request) -> Principal | None:
+    """The caller of an endpoint that answers anybody; None without a good credential."""
+    bearer = _credential(request, MACHINE)
+    if bearer is None:
+        return None
+    try:
+        return await _identified(services, bearer, MACHINE)
+    except AuthenticationError:
+        return None
 
-    Raises:
-        AuthenticationError: With the reply's status and type.
-        LedgerUnavailableError: Nobody can be looked up now.
-    """
-    bearer, now = bearer_of(request.headers.get("authorization")), services.clock()
+
+def _credential(request: Request, access: Access) -> str | None:
+    bearer = bearer_of(request.headers.get("authorization"))
+    if bearer is None and access.key_header:
+        return request.headers.get("x-api-key", "").strip() or None
+    return bearer
+
+
+async def _identified(services: Services, bearer: str | None, access: Access) -> Principal:
+    now, guard = services.clock(), access.guard or "any"
     return await services.db.read(
         lambda connection: authenticate(
             connection,
@@ -115,16 +130,6 @@ async def caller(
             identity=services.identity,
             now=now,
             guard=guard,
-            device_token=device_token,
+            device_token=access.device_token,
         )
     )
-
-
-async def known_caller(services: Services, request: Request) -> Principal | None:
-    """The caller of an endpoint that answers anybody; None without a good credential."""
-    if bearer_of(request.headers.get("authorization")) is None:
-        return None
-    try:
-        return await caller(services, request, device_token=True)
-    except AuthenticationError:
-        return None

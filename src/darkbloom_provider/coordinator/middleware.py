@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,7 +119,7 @@ class FailureMiddleware:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": _INTERNAL_ERROR})
             elif not started:
-                reply = replies.error_reply(500, "internal_error", "internal error")
+                reply = replies.reply_to(HTTPConnection(scope), replies.api_error_of(error))
                 await reply(scope, receive, send)
 
 

@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from darkbloom_provider import __version__
+from darkbloom_provider.coordinator import sealing
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANYONE, Access
 from darkbloom_provider.coordinator.replies import json_reply
-from darkbloom_provider.coordinator.shapes import ERROR, Operation, mapping, record
+from darkbloom_provider.coordinator.shapes import ERROR, Operation, mapping, optional, record
 from darkbloom_provider.coordinator.shapes import TEXT as TEXT_SCHEMA
 
 PATH: Final = "/openapi.json"
@@ -26,8 +27,18 @@ _SCHEMES: Final = {
         "scheme": "bearer",
         "description": "An API key (`eigeninference-…`), a session token (`eyJ…`), where the "
         "operation says so a machine's token (`eigeninference-pt-…`), or the operator's key.",
-    }
+    },
+    "key_header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "The same, as Anthropic's clients send it. A bearer token comes first.",
+    },
 }
+_ENVELOPE: Final = record(
+    kid=optional(TEXT_SCHEMA), ephemeral_public_key=TEXT_SCHEMA, ciphertext=TEXT_SCHEMA
+)
+_SEALED_REPLY: Final = record(kid=TEXT_SCHEMA, ciphertext=TEXT_SCHEMA)
 _CALLERS: Final = {
     None: "Anybody.",
     "any": "An API key, a session, or the operator's key.",
@@ -99,6 +110,8 @@ def _operation(declared: Endpoint) -> dict[str, Any]:
     }
     if access.guard is not None:
         described["security"] = [{"credential": []}]
+        if access.key_header:
+            described["security"].append({"key_header": []})
     parameters = [
         _parameter(name, where, schema, operation)
         for where, given in (("query", operation.query), ("header", operation.headers))
@@ -111,6 +124,8 @@ def _operation(declared: Endpoint) -> dict[str, Any]:
             "required": "required" in operation.body,
             "content": {"application/json": {"schema": operation.body}},
         }
+        if operation.sealable:
+            described["requestBody"]["content"][sealing.MEDIA_TYPE] = {"schema": _ENVELOPE}
     return described
 
 
@@ -128,6 +143,8 @@ def _responses(access: Access, operation: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.reply is not None:
         content = {operation.media_type: operation.reply, **operation.also}
+        if operation.sealable:
+            content[sealing.MEDIA_TYPE] = _SEALED_REPLY
         good["content"] = {kind: {"schema": schema} for kind, schema in content.items()}
     responses = {str(operation.status): good}
     for status in operation.also_statuses:
@@ -138,6 +155,8 @@ def _responses(access: Access, operation: Operation) -> dict[str, Any]:
             "description": _ERRORS[status],
             "content": {operation.error_media_type: {"schema": error}},
         }
+        if operation.sealable:
+            responses[str(status)]["content"][sealing.MEDIA_TYPE] = {"schema": _SEALED_REPLY}
     return responses
 
 

@@ -36,24 +36,24 @@ def stream_event(chunk: str) -> bytes | None:
     if not text or _payload(text) == "[DONE]":
         return None
     if any(literal in text for literal in _NEEDS_REPAIR):
-        document = _object(text)
+        document = object_of(text)
         if document is not None:
             text = _line(_repaired_event(document))
     if not text.startswith(("data:", "event:", "id:", ":")):
         text = PREFIX + text
-    return _bytes(text)
+    return event_bytes(text)
 
 
 def error_event(kind: str, message: str) -> bytes:
     """The event that ends a stream which failed. No `[DONE]` follows it."""
-    return _bytes(_line(error_body(kind, message)))
+    return event_bytes(_line(error_body(kind, message)))
 
 
 def receipt_event(completion: InferenceComplete) -> bytes | None:
     """The provider's signature over its answer, if it made one."""
     if not completion.se_signature:
         return None
-    return _bytes(_line({"choices": [], **_receipt(completion)}))
+    return event_bytes(_line({"choices": [], **receipt(completion)}))
 
 
 def reply(
@@ -65,12 +65,12 @@ def reply(
     pieces, with the usage that was billed.
     """
     if len(chunks) == 1:
-        document = _object(chunks[0])
+        document = object_of(chunks[0])
         if document is not None and document.get("object") == "chat.completion":
-            return _repaired_completion(document, model) | _receipt(completion)
+            return _repaired_completion(document, model) | receipt(completion)
     rebuilt = _Rebuilt()
     for chunk in chunks:
-        document = _object(chunk)
+        document = object_of(chunk)
         if document is not None:
             rebuilt.add(document)
     return {
@@ -80,10 +80,11 @@ def reply(
         "model": model,
         "choices": [rebuilt.choice()],
         "usage": usage(completion.usage.prompt_tokens, completion.usage.completion_tokens),
-    } | _receipt(completion)
+    } | receipt(completion)
 
 
-def _receipt(completion: InferenceComplete) -> dict[str, str]:
+def receipt(completion: InferenceComplete) -> dict[str, str]:
+    """The fields of the provider's signature over its answer; none without a signature."""
     if not completion.se_signature:
         return {}
     receipt = {"se_signature": completion.se_signature}
@@ -96,7 +97,8 @@ def _payload(text: str) -> str:
     return text.removeprefix("data:").strip()
 
 
-def _object(chunk: str) -> dict[str, Any] | None:
+def object_of(chunk: str) -> dict[str, Any] | None:
+    """The JSON object of a chunk, with or without its prefix; None if there is none."""
     try:
         document = json.loads(_payload(chunk))
     except (ValueError, RecursionError):
@@ -108,7 +110,8 @@ def _line(document: object) -> str:
     return PREFIX + json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _bytes(text: str) -> bytes:
+def event_bytes(text: str) -> bytes:
+    """A whole event of these lines."""
     # Half of a surrogate pair is valid JSON, but cannot be sent as UTF-8.
     return text.encode("utf-8", "replace") + b"\n\n"
 

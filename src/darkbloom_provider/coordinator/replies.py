@@ -1,7 +1,8 @@
 """Replies and request bodies as the network shapes them.
 
 JSON is written as Go's encoder writes it: compact, `<`, `>` and `&` escaped, a newline at the end,
-and never NaN. Every error is `{"error": {"type", "message"}}` and nothing else.
+and never NaN. Every error is `{"error": {"type", "message"}}` and nothing else, but where
+Anthropic's clients call: they read Anthropic's types, and `"type": "error"` beside them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 
 from darkbloom_provider.coordinator.books import InsufficientFundsError, LedgerError
 from darkbloom_provider.coordinator.database import LedgerUnavailableError
 from darkbloom_provider.coordinator.refusals import RefusalError
+from darkbloom_provider.protocol.answers.failure import Failure
 from darkbloom_provider.protocol.openai import InvalidRequestError, error_body, parse_object
+from darkbloom_provider.protocol.requests.request import MESSAGES_ENDPOINT
 
 MAX_FORM_BYTES: Final = 64 * 1024
 """Bodies of account calls are one small object."""
@@ -46,6 +49,17 @@ class ApiError(Exception):
         self.headers = headers
 
 
+EXPECTED: Final[tuple[type[Exception], ...]] = (
+    ApiError,
+    RefusalError,
+    InsufficientFundsError,
+    InvalidRequestError,
+    LedgerError,
+    LedgerUnavailableError,
+)
+"""Failures that are answered; others are defects."""
+
+
 def json_text(value: object) -> str:
     """Compact JSON with Go's escapes, without the newline.
 
@@ -69,6 +83,14 @@ def error_reply(
 ) -> Response:
     """An error reply: exactly `type` and `message`."""
     return json_reply(error_body(error_type, message), status, headers)
+
+
+def reply_to(request: HTTPConnection, error: ApiError) -> Response:
+    """An error reply in the shape that the callers of this path read."""
+    if request.url.path == MESSAGES_ENDPOINT:
+        shaped = Failure(error.status, error.message).document("messages")
+        return json_reply(shaped, error.status, error.headers)
+    return error_reply(error.status, error.type, error.message, error.headers)
 
 
 def rfc3339(instant: datetime) -> str:
@@ -178,42 +200,35 @@ def text_field(
 
 def exception_handlers() -> dict[Any, Handler]:
     """What Starlette is given so that every failure becomes a reply of the right shape."""
-    return {
-        ApiError: _api_error,
-        RefusalError: _refused,
-        InsufficientFundsError: _no_funds,
-        InvalidRequestError: _invalid,
-        LedgerError: _not_booked,
-        LedgerUnavailableError: _unavailable,
-    }
+    return dict.fromkeys(EXPECTED, _failed)
 
 
-async def _api_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101 - Starlette picks the handler by this type
-    return error_reply(error.status, error.type, error.message, error.headers)
+def api_error_of(error: Exception) -> ApiError:
+    """The reply to a failure; 500 for one that nobody expected."""
+    match error:
+        case ApiError():
+            known = error
+        case RefusalError():
+            headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+            known = ApiError(error.status, error.type, str(error), headers)
+        case InsufficientFundsError():
+            known = ApiError(HTTPStatus.PAYMENT_REQUIRED, "insufficient_funds", str(error))
+        case InvalidRequestError():
+            known = ApiError(error.status_code, "invalid_request_error", error.what)
+        case LedgerError():
+            known = ApiError(HTTPStatus.BAD_REQUEST, "invalid_request_error", str(error))
+        case LedgerUnavailableError():
+            # The cause names paths of this machine: it is in the log, not in the reply.
+            known = ApiError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "server_error",
+                "the ledger is not available now; nothing was charged, please try again",
+                {"Retry-After": "5"},
+            )
+        case _:
+            known = ApiError(500, "internal_error", "internal error")
+    return known
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusalError)  # noqa: S101 - Starlette picks the handler by this type
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
-    return error_reply(error.status, error.type, str(error), headers)
-
-
-async def _no_funds(_request: Request, error: Exception) -> Response:
-    return error_reply(HTTPStatus.PAYMENT_REQUIRED, "insufficient_funds", str(error))
-
-
-async def _not_booked(_request: Request, error: Exception) -> Response:
-    return error_reply(HTTPStatus.BAD_REQUEST, "invalid_request_error", str(error))
-
-
-async def _invalid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidRequestError)  # noqa: S101 - Starlette picks the handler by this type
-    return error_reply(error.status_code, "invalid_request_error", error.what)
-
-
-async def _unavailable(_request: Request, _error: Exception) -> Response:
-    # The cause names paths of this machine: it is in the log, not in the reply.
-    message = "the ledger is not available now; nothing was charged, please try again"
-    headers = {"Retry-After": "5"}
-    return error_reply(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", message, headers)
+async def _failed(request: Request, error: Exception) -> Response:
+    return reply_to(request, api_error_of(error))

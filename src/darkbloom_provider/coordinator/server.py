@@ -30,6 +30,7 @@ from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.registration import Registrar, relist
+from darkbloom_provider.coordinator.sealing import SealingKey
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.settings import Settings, is_loopback
@@ -163,6 +164,7 @@ def _compose(
         deposits=desks.deposit_desk(settings, database, sources, base_url),
         sandbox_setup=SandboxSetup(sources.random_hex),
         identity=identity,
+        sealing=_sealing_key(settings),
         clock=sources.now,
         monotonic=sources.monotonic,
         random_hex=sources.random_hex,
@@ -185,6 +187,10 @@ def _compose(
         hub=hub,
         operator=Operator(database, identity, sources),
     )
+
+
+def _sealing_key(settings: Settings) -> SealingKey | None:
+    return SealingKey.load_or_create(settings.state_directory) if settings.sealed_requests else None
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
 from darkbloom_provider.coordinator.rate_limits import RateLimiter
+from darkbloom_provider.coordinator.sealing import SealingKey
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.models.catalogue import Catalogue
 
@@ -26,6 +27,8 @@ class Services:
     db: Database
     identity: Identity
     """Signs and checks session tokens, and knows the admin key."""
+    sealing: SealingKey | None
+    """Opens sealed requests; None if this coordinator takes none."""
     clock: Callable[[], datetime]
     """The time, aware and in UTC."""
     monotonic: Callable[[], float]

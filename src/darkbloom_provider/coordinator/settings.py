@@ -197,6 +197,8 @@ class Settings:
     """Registers releases and nothing else, for whoever builds them."""
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
+    sealed_requests: bool = True
+    """Whether consumers may seal requests for the coordinator, whose key the directory holds."""
     policy: Policy = field(default_factory=Policy)
     payouts: Payouts = field(default_factory=Payouts)
     timing: Timing = field(default_factory=Timing)

@@ -122,6 +122,8 @@ class Operation:
     media_type: str = "application/json"
     """Of a good answer. Pages (`text/html`) are not part of the interface, nor of its document."""
     error_media_type: str = "application/json"
+    sealable: bool = False
+    """Whether it also takes and answers what is sealed for the coordinator's key."""
     also: dict[str, Schema] = field(default_factory=dict)
     """Other media types that a good answer may have, with what is in them."""
     also_statuses: tuple[int, ...] = ()

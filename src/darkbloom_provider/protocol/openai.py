@@ -54,7 +54,8 @@ __all__ = [
 # Made once: `json.dumps` makes an encoder for each call, and a stream has an event for every token.
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
+"""Why a choice ended. Engines know the first two; foreign providers may filter."""
 ChatRequest = TextRequest
 
 

@@ -29,6 +29,7 @@ from darkbloom_provider.protocol.output import (
 _REASONS: Final[Mapping[AnswerReason, str]] = {
     "stop": "end_turn",
     "length": "max_tokens",
+    "content_filter": "refusal",
     "tool_calls": "tool_use",
 }
 
@@ -186,9 +187,18 @@ def _blocks(said: Gathered) -> list[dict[str, Any]]:
     if text := "".join(said.content):
         blocks.append({"type": "text", "text": text})
     for call in said.calls:
-        arguments = json.loads(call.arguments or "{}")
+        arguments = _arguments(call.arguments)
         blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
     return blocks
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    # The dialect has room for an object only. What a foreign provider made of it is not lost.
+    return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
 def _stop_reason(reason: AnswerReason, stop_sequence: str | None) -> str:

@@ -21,10 +21,14 @@ _OPENAI: Final[Mapping[int, tuple[str, str | None]]] = {
 }
 _ANTHROPIC: Final[Mapping[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.PAYMENT_REQUIRED: "billing_error",
     HTTPStatus.FORBIDDEN: "permission_error",
     HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_TIMEOUT: "timeout_error",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
 }
 
 
@@ -39,14 +43,15 @@ class Failure:
 
     def body(self, dialect: Dialect) -> bytes:
         """The JSON body of the error's response."""
-        return json.dumps(self._document(dialect), separators=(",", ":")).encode()
+        return json.dumps(self.document(dialect), separators=(",", ":")).encode()
 
     def event(self, dialect: Dialect) -> str:
         """The event that ends a stream which failed."""
-        text = event(self._document(dialect))
+        text = event(self.document(dialect))
         return f"event: error\n{text}" if dialect == "messages" else text
 
-    def _document(self, dialect: Dialect) -> dict[str, Any]:
+    def document(self, dialect: Dialect) -> dict[str, Any]:
+        """The same body as an object."""
         ours = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if dialect == "messages":
             kind = _ANTHROPIC.get(self.status, "api_error" if ours else "invalid_request_error")

@@ -17,7 +17,7 @@ from darkbloom_provider.protocol.output import (
     ToolCallStarted,
 )
 
-AnswerReason = Literal["stop", "length", "tool_calls"]
+AnswerReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 LEAST_LOGPROB: Final = -9999.0
 """What the dialect writes for a token that was impossible: JSON has no infinity."""

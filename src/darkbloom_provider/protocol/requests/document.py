@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -57,7 +58,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         )
     try:
         text = body.decode()
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\u" in text:
             # Half of a surrogate pair is valid JSON, but no text that can be encoded again.
             json.dumps(document, ensure_ascii=False).encode()
@@ -205,3 +206,11 @@ def max_tokens_of(document: Mapping[str, Any]) -> int | None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    # `1e999` is JSON, but infinity is not: such a number could not be passed on.
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value

@@ -14,6 +14,8 @@ DEFAULT_TOP_P: Final = 0.9
 CHAT_ENDPOINT: Final = "/v1/chat/completions"
 COMPLETIONS_ENDPOINT: Final = "/v1/completions"
 MESSAGES_ENDPOINT: Final = "/v1/messages"
+RESPONSES_ENDPOINT: Final = "/v1/responses"
+"""Coordinators only: they rewrite what is sent there into a chat."""
 
 Dialect = Literal["chat", "completions", "messages"]
 """Whose shapes the answer has: OpenAI's two, or Anthropic's."""
