@@ -20,7 +20,7 @@ from darkbloom_provider.protocol.messages import (
     SystemMetrics,
 )
 from darkbloom_provider.protocol.money import Price
-from support.books import QWEN_PRICE, Clock, Shop
+from support.books import QWEN_PRICE, Clock, Shop, add_up_again
 from support.browsing import every_page_is_sound
 from support.chromium import chromium
 from support.network import Network, network
@@ -66,6 +66,7 @@ async def crowd(net: Network, clock: Clock, owner: str) -> None:
             serve(shop, net.account, account, JOBS + number)
         long = update(schema.earnings).where(schema.earnings.c.id % 7 == 0).values(model=LONG)
         connection.execute(long)
+        add_up_again(connection)
 
     await net.coordinator.services.db.write(work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.coordinator import device_login
-from darkbloom_provider.coordinator.registry import Session
 from support.device_login import log_in
 from support.network import CHAT, Network, network, said
 from support.processes import darkbloom, environment, running, until
@@ -36,7 +36,7 @@ async def test_login_and_logout_take_effect_while_it_runs_and_cut_no_stream(
         token, owner = await net.link()
         with running("provider", "serve", home=home.root) as provider:
             await until_served(net, provider)
-            daemon, unlinked = DaemonClient(home.control_socket), only_session(net)
+            daemon, unlinked = DaemonClient(home.control_socket), registered_at(net)
 
             # A token appears in the middle of a stream: the stream ends as it would have.
             payloads: list[str] = []
@@ -57,7 +57,7 @@ async def test_login_and_logout_take_effect_while_it_runs_and_cut_no_stream(
             earned = await net.balance(owner)
             assert earned == await net.spent()
 
-            linked = only_session(net)
+            linked = registered_at(net)
             out = await asyncio.to_thread(darkbloom, "logout", home=home.root)
             assert "The running provider earns under its own wallet address from now on" in (
                 out.stdout
@@ -66,7 +66,7 @@ async def test_login_and_logout_take_effect_while_it_runs_and_cut_no_stream(
             await ask(net)
             assert await net.balance(owner) == earned < await net.spent()
 
-            left = only_session(net)
+            left = registered_at(net)
             code, shown = await log_in(net.coordinator, environment(home.root), "owner@example.org")
             assert code == 0
             assert "The running provider earns for this account from now on" in shown
@@ -84,7 +84,7 @@ async def test_an_imported_model_is_served_while_it_runs_and_cuts_no_stream(
         source = build_tiny_gguf(tmp_path / "tiny.gguf")
         with running("provider", "serve", home=home.root) as provider:
             await until_served(net, provider)
-            before = only_session(net)
+            before = registered_at(net)
             asked = asyncio.create_task(net.http.post(CHAT, json=ASKED))
             imported = await asyncio.to_thread(
                 darkbloom, "models", "import", str(source), "--id", "me/tiny", home=home.root
@@ -109,11 +109,11 @@ async def ask(net: Network) -> None:
     await net.idle()
 
 
-def registered_anew(net: Network, before: Session) -> Callable[[], bool]:
-    """Whether another session than `before` gets work now."""
-    return lambda: before not in net.coordinator.hub.registry and net.verified() == 1
+def registered_anew(net: Network, before: datetime) -> Callable[[], bool]:
+    """Whether the provider has registered since, and gets work."""
+    return lambda: net.verified() == 1 and registered_at(net) > before
 
 
-def only_session(net: Network) -> Session:
+def registered_at(net: Network) -> datetime:
     (session,) = net.coordinator.hub.registry
-    return session
+    return session.registered_at

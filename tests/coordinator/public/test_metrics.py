@@ -99,13 +99,13 @@ async def test_nobody_is_named(tmp_path: Path) -> None:
     async with furnished(tmp_path) as house:
         for path in ("/v1/payments/balance", "/nowhere/" + house.user.account_id):
             await house.call(("GET", path), bearer(house.user.api_key))
-        await house.call(("BREW", "/health"), {})
+        await house.call(("MKCOL", "/health"), {})
         text = (await house.call(("GET", "/metrics"), {})).text
         for person in (house.user, house.other, house.admin):
             assert person.account_id not in text
             assert person.email not in text
         assert "nowhere" not in text
-        assert "BREW" not in text
+        assert "MKCOL" not in text
         assert value(
             samples(text),
             "http_response_start_seconds_count",
