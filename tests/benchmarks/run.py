@@ -41,19 +41,21 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark called {min(unknown)}")
 
-    rows: list[dict[str, object]] = []
+    # Of those not named, what a run before has measured stays.
+    kept = json.loads(asked.output.read_text()) if asked.names and asked.output.exists() else []
+    rows: dict[str, dict[str, object]] = {row["name"]: row for row in kept}
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     for name in asked.names or BENCHMARKS:
         start = time.monotonic()
         figures: list[Figure] = importlib.import_module(f"benchmarks.{name}").measure(FULL)
-        rows += [figure.as_json() for figure in figures]
+        rows |= {figure.name: figure.as_json() for figure in figures}
         # After each: what has been measured is kept when a later benchmark is interrupted.
-        asked.output.write_text(json.dumps(rows, indent=2) + "\n")
+        asked.output.write_text(json.dumps([*rows.values()], indent=2) + "\n")
         if asked.readme:
-            bars.write_into(HERE / "README.md", rows)
+            bars.write_into(HERE / "README.md", [*rows.values()])
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)  # noqa: T201 - a program's own output
     table = Table("figure", "value", "unit", "against", "ratio", "bar", "reached", box=None)
-    for row in rows:
+    for row in rows.values():
         cells = ["" if cell is None else str(cell) for cell in row.values()]
         table.add_row(*cells, *bars.verdict(row))
     Console().print(table)

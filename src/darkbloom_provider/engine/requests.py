@@ -179,7 +179,7 @@ class EngineSettings:
     """Requests of one model that are decoded together. The network gives a provider 12 at most."""
     max_waiting: int = 32
     """Requests of one model that may wait for a place; one more is answered 503."""
-    step_busy_s: float = 0.18
+    step_busy_s: float = 0.16
     """Seconds a step may take while streams run, prompts included: their longest stall. How many
     tokens of prompts that allows is measured as it goes."""
     step_idle_s: float = 0.5
