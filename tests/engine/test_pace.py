@@ -33,6 +33,14 @@ def test_a_machine_that_slows_down_gets_smaller_slices_at_once() -> None:
     assert tempo.slice_tokens(1, decoding=True) < before / 2
 
 
+def test_one_quick_slice_does_not_make_the_next_one_long() -> None:
+    tempo = pace()
+    tempo.learn_reading(0.1, 100)
+    before = tempo.slice_tokens(1, decoding=True)
+    tempo.learn_reading(0.05, 100)
+    assert before < tempo.slice_tokens(1, decoding=True) < 1.5 * before
+
+
 def test_prompts_never_starve_behind_slow_streams() -> None:
     tempo = pace()
     tempo.learn_decoding(5.0)

@@ -100,6 +100,8 @@ class Batch:
         self._reading, self._decoding = self._new_batch()
         self._breaker = Breaker()
         self.tokens_generated = 0
+        self._has_read = False
+        """Whether the step that is under way was begun after a piece of a prompt."""
         self.progress = 0
         """Tokens that came out and tokens of prompts that went in. Standing still means trouble."""
 
@@ -252,10 +254,14 @@ class Batch:
         )
 
     def _compute(self) -> list[Token]:
-        if self._reading and self._decoding.unread:
+        # A first token is told as soon as it is there, and streams that waited for a piece get
+        # theirs before the next step: beginning that one first would be a step's time later.
+        if self._decoding.unread and (self._reading or self._has_read):
+            self._has_read = False
             return self._timed_decoding(self._decoding.flush)
         if self._reading:
             self._read()
+            self._has_read = True
             return self._decoding.step()  # which has nothing to tell yet: see above
         self._join()
         return self._timed_decoding(self._decoding.step)

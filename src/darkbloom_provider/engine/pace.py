@@ -15,7 +15,10 @@ _GRAIN = 8
 _FIRST = 128
 """Tokens of the first slice, before anything was measured."""
 _WEIGHT = 0.5
-"""How much the latest measurement counts. Prompts grow dearer with every slice, so: a lot."""
+"""How much the latest measurement of a decode step counts."""
+_FASTER_WEIGHT = 0.25
+"""How much a slice counts that cost less a token than was known. One that cost more counts wholly:
+streams feel every slice that takes too long, and prompts grow dearer with each."""
 _LEAST_S = 1e-9
 """Seconds a token takes at least, also for a clock that stands still."""
 _PROMPTS_SHARE = 0.5
@@ -108,7 +111,11 @@ class PrefillPace:
         """Take in how long it took to compute `tokens` tokens of prompts."""
         if tokens < _SMALLEST // 2:
             return  # mostly fixed costs: it says nothing about a token
-        self._token_s = max(_blend(self._token_s, seconds / tokens), _LEAST_S)
+        measured = max(seconds / tokens, _LEAST_S)
+        if self._token_s is None or measured >= self._token_s:
+            self._token_s = measured
+        else:
+            self._token_s += _FASTER_WEIGHT * (measured - self._token_s)
 
 
 def without_padding(tokens: int, lengths: Sequence[int]) -> int:
