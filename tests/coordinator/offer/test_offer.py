@@ -117,6 +117,8 @@ async def test_models_come_change_and_go(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        NEW | {"id": "two words"},
+        NEW | {"id": "a\nline"},
         {"id": "x"},
         {"display_name": "x"},
         NEW | {"size_gb": -1},

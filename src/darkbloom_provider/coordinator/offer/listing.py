@@ -131,6 +131,8 @@ def _check(model: CatalogueModel) -> None:
     texts = (model.s3_name, model.display_name, model.model_type, model.architecture)
     if not 0 < len(model.id) <= prices.MAX_MODEL_CHARACTERS:
         raise ModelError(f"id has 1 to {prices.MAX_MODEL_CHARACTERS} characters")
+    if any(character.isspace() or not character.isprintable() for character in model.id):
+        raise ModelError("id has no blanks, as in: mlx-community/Qwen3.5-27B-8bit")
     if not model.display_name:
         raise ModelError("display_name is required")
     if any(len(text) > MAX_TEXT for text in (*texts, model.description)):
