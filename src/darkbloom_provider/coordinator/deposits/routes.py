@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from darkbloom_provider.coordinator import idempotency
+from darkbloom_provider.coordinator import idempotency, webhooks
 from darkbloom_provider.coordinator.deposits import ledger
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.deposits.ledger import Deposit
@@ -18,8 +18,6 @@ from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANY, ANYONE, admitted
 from darkbloom_provider.coordinator.queries import refuse
 from darkbloom_provider.coordinator.rails import (
-    MAX_EVENT_BYTES,
-    BadEventError,
     RailRefusedError,
     RailUnknownError,
 )
@@ -237,14 +235,7 @@ class _Deposits:
         desk = self._services.deposits
         if desk is None:
             return PlainTextResponse(_NOT_CONFIGURED, HTTPStatus.SERVICE_UNAVAILABLE)
-        body = await read_body(request, limit=MAX_EVENT_BYTES)
-        signature = request.headers.get("stripe-signature")
-        try:
-            event = desk.rail.event(body, signature, now=self._services.clock())
-        except BadEventError as error:
-            return PlainTextResponse(error.what, HTTPStatus.BAD_REQUEST)
-        await desk.hear(event)
-        return json_reply({"received": True})
+        return await webhooks.received(request, desk, now=self._services.clock())
 
 
 def _mark(desk: DepositDesk | None) -> dict[str, bool]:

@@ -7,11 +7,10 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from darkbloom_provider.coordinator import webhooks
 from darkbloom_provider.coordinator.endpoints import Endpoint
 from darkbloom_provider.coordinator.guards import ANYONE
 from darkbloom_provider.coordinator.payouts.endpoints import NOT_CONFIGURED, PayoutEndpoints
-from darkbloom_provider.coordinator.rails import MAX_EVENT_BYTES, BadEventError
-from darkbloom_provider.coordinator.replies import json_reply, read_body
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.coordinator.shapes import ANYTHING, BOOLEAN, TEXT, Operation, record
 
@@ -43,11 +42,4 @@ class _Webhook(PayoutEndpoints):
         desk = self.services.payouts
         if desk is None:
             return PlainTextResponse(NOT_CONFIGURED, HTTPStatus.SERVICE_UNAVAILABLE)
-        body = await read_body(request, limit=MAX_EVENT_BYTES)
-        signature = request.headers.get("stripe-signature")
-        try:
-            event = desk.rail.event(body, signature, now=self.services.clock())
-        except BadEventError as error:
-            return PlainTextResponse(error.what, HTTPStatus.BAD_REQUEST)
-        await desk.hear(event)
-        return json_reply({"received": True})
+        return await webhooks.received(request, desk, now=self.services.clock())
