@@ -32,6 +32,7 @@ from support.network import QUICK, Network, network
 from support.recordings import SESSIONS, recording, vectors
 from support.scripted_provider import (
     MODEL,
+    WALLET,
     Job,
     ScriptedProvider,
     honest,
@@ -252,6 +253,27 @@ async def test_a_registration_with_the_same_key_lets_running_jobs_go_on(tmp_path
             assert await net.balance(owner) == 450
             await net.until(lambda: provider.cancels == list(provider.jobs))
             assert after.attempts == {}
+
+
+async def test_what_a_wallet_earned_last_moves_to_the_account_it_is_linked_to_next(
+    tmp_path: Path,
+) -> None:
+    keys = KeyPair.generate()
+
+    async def answer_and_link(job: Job) -> None:
+        await job.answer("Hello", usage=(1000, 2000))
+        # In one breath: the ledger has not closed the job when the registration is read.
+        await job.complete(1000, 2000)
+        await provider.send(registration(keys, wallet_address=WALLET, auth_token=token))
+
+    async with network(tmp_path) as net:
+        token, owner = await net.link()
+        async with scripted_provider(
+            net.ws_url, answer_and_link, keys=keys, wallet_address=WALLET
+        ) as provider:
+            assert (await net.ask()).status_code == 200
+            await net.until(lambda: len(provider.challenges) == 2)
+            assert await net.balance(owner) == 450
 
 
 async def test_a_registration_again_has_to_pass_a_challenge_again(tmp_path: Path) -> None:

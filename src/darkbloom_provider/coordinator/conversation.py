@@ -1,7 +1,8 @@
 """One provider's websocket: frames in, messages out, and the challenges that keep it honest.
 
 The reader never waits for a consumer, for a challenge, or for the settlement of a job, beside which
-the machine's other answers go on; it waits for the ledger only when a registration is written.
+the machine's other answers go on; it waits for the ledger only when a registration is written, and
+then for the jobs that were completed before it: they were earned by whom the machine was until now.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Conversation:
         self._session: Session | None = None
         self._asked: AttestationChallenge | None = None
         self._answer: asyncio.Future[AttestationResponse] | None = None
+        self._settling: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve the connection until it ends, then forget its provider."""
@@ -121,12 +123,17 @@ class Conversation:
             case InferenceComplete():
                 settling = self._hub.completed(session, message)
                 if settling is not None:
-                    tasks.create_task(settling)
+                    task = tasks.create_task(settling)
+                    self._settling.add(task)
+                    task.add_done_callback(self._settling.discard)
             case _:
                 await self._hub.hear(session, message)
 
     async def _register(self, message: Register) -> bool:
         before = self._session
+        if self._settling:
+            # A wallet's last earnings have to be there before a sweep moves what it holds.
+            await asyncio.wait(self._settling)
         try:
             fresh = await self._registrar.admit(message, self._wire)
         except LedgerUnavailableError as error:
