@@ -22,10 +22,10 @@ from benchmarks import ours, relay
 from benchmarks.figure import Figure, in_turn, percentile
 from benchmarks.scale import Scale
 from benchmarks.stubs import Pace, stub_consumers, stub_providers
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.schema import earnings
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.server import DATABASE_FILE
+from darkbloom_provider.coordinator.store.database import Database
+from darkbloom_provider.coordinator.store.schema import earnings
 from support.network import network
 from support.processes import Program, running, until
 

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, Engine, text
 from benchmarks import ours
 from benchmarks.figure import Figure
 from benchmarks.scale import Scale
-from darkbloom_provider.coordinator import earnings_views as views
-from darkbloom_provider.coordinator import migrations, owner_views
 from darkbloom_provider.coordinator.console.pages import earn
 from darkbloom_provider.coordinator.console.views.choice import ROWS, Choice
-from darkbloom_provider.coordinator.schema import microseconds
-from darkbloom_provider.coordinator.storage import sqlite_engine
+from darkbloom_provider.coordinator.earnings import owner_views, views
+from darkbloom_provider.coordinator.store import migrations
+from darkbloom_provider.coordinator.store.schema import microseconds
+from darkbloom_provider.coordinator.store.storage import sqlite_engine
 
 OWNER = "owner"
 NOW = datetime(2026, 5, 1, 12, 34, 56, tzinfo=UTC)

@@ -17,10 +17,10 @@ from typing import cast
 
 from benchmarks.figure import Figure, median_of, percentile
 from benchmarks.scale import Scale
-from darkbloom_provider.coordinator.attempts import Attempt
-from darkbloom_provider.coordinator.hub import Hub
-from darkbloom_provider.coordinator.registry import Session, Wire
-from darkbloom_provider.coordinator.routing import Demand, InFlight
+from darkbloom_provider.coordinator.providers.attempts import Attempt
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.providers.registry import Session, Wire
+from darkbloom_provider.coordinator.routing.choice import Demand, InFlight
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.protocol.boxes import KeyPair

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pytest
 from sqlalchemy import select
 
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.schema import jobs
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.coordinator.store.schema import jobs
 from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import DEFAULT_PRICE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from darkbloom_provider.coordinator import device_login
+from darkbloom_provider.coordinator.accounts import device_login
 from darkbloom_provider.coordinator.server import running_coordinator
 from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.models.catalogue import Catalogue

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from darkbloom_provider.cli.main import darkbloom
-from darkbloom_provider.coordinator.device_login import DeviceLoginError
+from darkbloom_provider.coordinator.accounts.device_login import DeviceLoginError
 from darkbloom_provider.errors import UsageError
 from support.network import network
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 
 from darkbloom_provider.cli import coordinator_explain
 from darkbloom_provider.cli.main import darkbloom
-from darkbloom_provider.coordinator.advice import TODO
 from darkbloom_provider.coordinator.beside import ADDRESS_FILE
-from darkbloom_provider.coordinator.costs import CostTerms
+from darkbloom_provider.coordinator.routing.advice import TODO
+from darkbloom_provider.coordinator.routing.costs import CostTerms
 from darkbloom_provider.errors import ExitCode, ModelError, UnreachableError
 from support.network import Network, network
 from support.scripted_provider import MODEL, Job, scripted_provider

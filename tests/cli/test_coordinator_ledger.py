@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Connection, text
 
 from darkbloom_provider.cli.main import darkbloom
-from darkbloom_provider.coordinator import backup as copying
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.storage import parse_url
+from darkbloom_provider.coordinator.ledger.audit import audit
+from darkbloom_provider.coordinator.store import backup as copying
+from darkbloom_provider.coordinator.store.storage import parse_url
 from darkbloom_provider.errors import UsageError
 from support.books import Shop, opened
 from support.postgres import Server

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from darkbloom_provider.coordinator import ledger
-from darkbloom_provider.coordinator.ledger import Serving
+from darkbloom_provider.coordinator.ledger import reservations
+from darkbloom_provider.coordinator.ledger.reservations import Serving
 from darkbloom_provider.coordinator.settings import Policy
 from support.books import CONSUMER, Shop
 from support.desk import Desk, front_desk
@@ -52,7 +52,7 @@ async def serve(desk: Desk, job_id: str, serving: Serving, at: str) -> None:
 
     def work(shop: Shop) -> None:
         shop.price = desk.services.catalogue.price(GEMMA)
-        ledger.reserve(
+        reservations.reserve(
             shop.connection,
             reservation_id=f"r-{job_id}",
             account_id=CONSUMER,

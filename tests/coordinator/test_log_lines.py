@@ -15,8 +15,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.passwords import Passwords
-from darkbloom_provider.coordinator.registry import Registry
+from darkbloom_provider.coordinator.accounts.passwords import Passwords
+from darkbloom_provider.coordinator.providers.registry import Registry
 from support.house import ADMIN_KEY, RELEASE_KEY, House, furnished
 from support.network import CHAT, chat
 from support.scripted_provider import Job, scripted_provider

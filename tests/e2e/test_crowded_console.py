@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, update
 
-from darkbloom_provider.coordinator import schema
 from darkbloom_provider.coordinator.console.views.machines import address
-from darkbloom_provider.coordinator.ledger import Serving
+from darkbloom_provider.coordinator.ledger.reservations import Serving
 from darkbloom_provider.coordinator.settings import Payouts, Policy
 from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.coordinator.store import schema
 from darkbloom_provider.protocol.messages import (
     BackendCapacity,
     BackendSlot,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from darkbloom_provider.control.client import DaemonClient
-from darkbloom_provider.coordinator import device_login
+from darkbloom_provider.coordinator.accounts import device_login
 from support.device_login import log_in
 from support.network import CHAT, Network, network, said
 from support.processes import darkbloom, environment, running, until

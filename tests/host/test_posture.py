@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkbloom_provider.coordinator.challenges import judge
+from darkbloom_provider.coordinator.providers.challenges import judge
 from darkbloom_provider.host import posture
 from darkbloom_provider.host.posture import (
     FACTS,

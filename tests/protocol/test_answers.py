@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkbloom_provider.coordinator import relay
+from darkbloom_provider.coordinator.inference import relay
 from darkbloom_provider.protocol.answers.answer import Answer, answer_to
 from darkbloom_provider.protocol.answers.gathered import TokenLogprob
 from darkbloom_provider.protocol.messages import InferenceComplete, Usage

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from darkbloom_provider.coordinator import ledger, migrations
-from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.ledger import Serving, Settlement
+from darkbloom_provider.coordinator.ledger import reservations
+from darkbloom_provider.coordinator.ledger.reservations import Serving, Settlement
 from darkbloom_provider.coordinator.settings import Policy
-from darkbloom_provider.coordinator.storage import open_storage, sqlite_engine
+from darkbloom_provider.coordinator.store import migrations
+from darkbloom_provider.coordinator.store.database import Database
+from darkbloom_provider.coordinator.store.storage import open_storage, sqlite_engine
 from darkbloom_provider.protocol.money import Price
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -83,7 +84,7 @@ class Shop:
     def reserve(
         self, reservation_id: str, amount: int, account_id: str = CONSUMER, *, run: int = 0
     ) -> None:
-        ledger.reserve(
+        reservations.reserve(
             self.connection,
             reservation_id=reservation_id,
             account_id=account_id,
@@ -102,7 +103,7 @@ class Shop:
         serving: Serving = LINKED,
         job_id: str | None = None,
     ) -> Settlement:
-        return ledger.settle(
+        return reservations.settle(
             self.connection,
             reservation_id=reservation_id,
             job_id=job_id or f"job-{reservation_id}",
@@ -117,7 +118,7 @@ class Shop:
     def leave(
         self, reservation_id: str, prompt: int, relayed: int, *, serving: Serving = LINKED
     ) -> Settlement:
-        return ledger.settle_partial(
+        return reservations.settle_partial(
             self.connection,
             reservation_id=reservation_id,
             job_id=f"job-{reservation_id}",
@@ -130,14 +131,14 @@ class Shop:
         )
 
     def refund(self, reservation_id: str) -> Settlement | None:
-        return ledger.refund(self.connection, reservation_id, now=self.clock())
+        return reservations.refund(self.connection, reservation_id, now=self.clock())
 
     def deposit(self, amount: int, account_id: str = CONSUMER) -> None:
-        ledger.deposit(self.connection, account_id, amount, now=self.clock())
+        reservations.deposit(self.connection, account_id, amount, now=self.clock())
 
     def earn(self, amount: int, account_id: str = CONSUMER) -> None:
         """Withdrawable money, however it came."""
-        ledger.deposit(
+        reservations.deposit(
             self.connection, account_id, amount, now=self.clock(), entry_type="admin_reward"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from darkbloom_provider.coordinator.candidates import Candidate, InFlight
+from darkbloom_provider.coordinator.routing.candidates import Candidate, InFlight
 from darkbloom_provider.protocol.messages import (
     BackendCapacity,
     BackendSlot,

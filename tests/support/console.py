@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import accounts
+from darkbloom_provider.coordinator.accounts import people
 from darkbloom_provider.coordinator.app import application, desk_endpoints
 from darkbloom_provider.coordinator.console.app import with_console
-from darkbloom_provider.coordinator.hub import Hub
-from darkbloom_provider.coordinator.registry import Session
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.providers.registry import Session
 from darkbloom_provider.coordinator.settings import Policy, Settings
 from darkbloom_provider.coordinator.sources import Sources
 from support.desk import BASE, Desk, front_desk
@@ -94,7 +94,7 @@ class Visitor:
 
 
 def _users(connection: Connection) -> dict[str, str]:
-    return {user.email: user.account_id for user in accounts.list_users(connection)}
+    return {user.email: user.account_id for user in people.list_users(connection)}
 
 
 @contextlib.asynccontextmanager

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, insert
 
-from darkbloom_provider.coordinator import accounts, sign_in
-from darkbloom_provider.coordinator.accounts import DEVICE_TOKEN_PREFIX, Identity, digest
-from darkbloom_provider.coordinator.schema import device_tokens
-from darkbloom_provider.coordinator.session_tokens import SESSION_ID_BYTES, SessionKeys
+from darkbloom_provider.coordinator.accounts import people, sign_in
+from darkbloom_provider.coordinator.accounts.people import DEVICE_TOKEN_PREFIX, Identity, digest
+from darkbloom_provider.coordinator.accounts.session_tokens import SESSION_ID_BYTES, SessionKeys
+from darkbloom_provider.coordinator.store.schema import device_tokens
 from support.network import Network
 
 Headers = dict[str, str]
@@ -60,7 +60,7 @@ async def person(net: Network, name: str, *, admin: bool = False) -> Person:
     operator, services = net.coordinator.operator, net.coordinator.services
     account_id = await operator.create_user(f"{name}@example.org")
     if admin:
-        await services.db.write(lambda c: accounts.set_admin(c, account_id, is_admin=True))
+        await services.db.write(lambda c: people.set_admin(c, account_id, is_admin=True))
     api_key = (await operator.create_api_key(account_id)).reveal()
     token, now = DEVICE_TOKEN_PREFIX + services.random_hex(32), services.clock()
     row = {"token_sha256": digest(token), "account_id": account_id, "label": f"device-of-{name}"}

@@ -15,23 +15,23 @@ import httpx
 from argon2 import PasswordHasher
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import accounts
-from darkbloom_provider.coordinator.accounts import Identity
+from darkbloom_provider.coordinator.accounts import people
+from darkbloom_provider.coordinator.accounts.passwords import Passwords
+from darkbloom_provider.coordinator.accounts.people import Identity
+from darkbloom_provider.coordinator.accounts.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.app import application, desk_endpoints
-from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.deposits.rail import CheckoutRail
 from darkbloom_provider.coordinator.deposits.sandbox import SandboxCheckout
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
-from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import PayoutRail
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail, SandboxSetup
-from darkbloom_provider.coordinator.rate_limits import RateLimiter
+from darkbloom_provider.coordinator.rest.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.settings import UNLIMITED, Policy, Rates
+from darkbloom_provider.coordinator.store.database import Database
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 from support.books import Clock, Shop
@@ -72,7 +72,7 @@ class Desk:
         """Make a person."""
         now = self.clock()
         await self.write(
-            lambda c: accounts.create_user(
+            lambda c: people.create_user(
                 c, account_id=account_id, email=f"{account_id}@example.org", now=now
             )
         )

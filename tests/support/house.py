@@ -12,8 +12,8 @@ import httpx
 from starlette.routing import Route, WebSocketRoute
 
 from darkbloom_provider.coordinator.app import build_app
-from darkbloom_provider.coordinator.registration import Registrar
-from darkbloom_provider.coordinator.tab import Books
+from darkbloom_provider.coordinator.ledger.tab import Books
+from darkbloom_provider.coordinator.providers.registration import Registrar
 from support.credentials import Credentials, Person, every_credential, person
 from support.network import Network, network
 

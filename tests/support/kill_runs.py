@@ -29,13 +29,13 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, make_url, select
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.audit import audit
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
+from darkbloom_provider.coordinator.ledger.sweep import wallet_sweep
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import Order, PayoutReport, Receipt
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail
-from darkbloom_provider.coordinator.schema import deposits, jobs, metadata, withdrawals
-from darkbloom_provider.coordinator.sweep import wallet_sweep
+from darkbloom_provider.coordinator.store.schema import deposits, jobs, metadata, withdrawals
 from support.books import (
     CONSUMER,
     MACHINE,

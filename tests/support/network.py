@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.schema import jobs
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.server import RunningCoordinator, running_coordinator
 from darkbloom_provider.coordinator.settings import (
     Limits,
@@ -25,6 +24,7 @@ from darkbloom_provider.coordinator.settings import (
     Timing,
 )
 from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.coordinator.store.schema import jobs
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue
 from support.desk import NO_RATES

@@ -6,7 +6,7 @@ import itertools
 from datetime import datetime
 from typing import Any
 
-from darkbloom_provider.coordinator.registry import Session
+from darkbloom_provider.coordinator.providers.registry import Session
 from darkbloom_provider.protocol.boxes import KeyPair
 from darkbloom_provider.protocol.messages import CoordinatorMessage
 from support.scripted_provider import registration

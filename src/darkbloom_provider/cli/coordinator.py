@@ -47,7 +47,7 @@ from darkbloom_provider.coordinator.settings import (
     SignUp,
     TrustLevel,
 )
-from darkbloom_provider.coordinator.storage import parse_url
+from darkbloom_provider.coordinator.store.storage import parse_url
 from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue

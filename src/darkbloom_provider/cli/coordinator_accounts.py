@@ -21,11 +21,11 @@ from darkbloom_provider.cli.coordinator_state import (
     on_books,
     password_stdin_option,
 )
-from darkbloom_provider.coordinator.accounts import AccountError, User
-from darkbloom_provider.coordinator.api_keys import key_id
-from darkbloom_provider.coordinator.invites import Invite
+from darkbloom_provider.coordinator.accounts.api_keys import key_id
+from darkbloom_provider.coordinator.accounts.invites import Invite
+from darkbloom_provider.coordinator.accounts.people import AccountError, User
 from darkbloom_provider.coordinator.operator import Operator
-from darkbloom_provider.coordinator.replies import rfc3339
+from darkbloom_provider.coordinator.rest.replies import rfc3339
 from darkbloom_provider.coordinator.server import ADMIN_KEY_FILE
 from darkbloom_provider.errors import UsageError
 from darkbloom_provider.logs import Secret

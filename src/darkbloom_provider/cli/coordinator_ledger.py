@@ -9,11 +9,11 @@ import click
 from rich.table import Table
 
 from darkbloom_provider.cli.coordinator_state import Books, on_books
-from darkbloom_provider.coordinator import audit as auditing
-from darkbloom_provider.coordinator import backup as copying
-from darkbloom_provider.coordinator.audit import Verdict
+from darkbloom_provider.coordinator.ledger import audit as auditing
+from darkbloom_provider.coordinator.ledger.audit import Verdict
 from darkbloom_provider.coordinator.operator import Operator
 from darkbloom_provider.coordinator.server import DATABASE_FILE
+from darkbloom_provider.coordinator.store import backup as copying
 from darkbloom_provider.errors import ExitCode, UsageError
 
 _SHOWN_FINDINGS = 20

@@ -11,33 +11,14 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from darkbloom_provider.config import WEBSOCKET_PATH
-from darkbloom_provider.coordinator import (
-    account_routes,
-    admin_routes,
-    balance_routes,
-    device_routes,
-    earnings_routes,
-    endpoints,
-    gift_routes,
-    guards,
-    inference_routes,
-    network_routes,
-    openapi,
-    replies,
-    routing_routes,
-)
-from darkbloom_provider.coordinator.conversation import Conversation
+from darkbloom_provider.coordinator.accounts import device_routes, gift_routes
+from darkbloom_provider.coordinator.accounts import routes as account_routes
 from darkbloom_provider.coordinator.deposits import routes as deposit_routes
 from darkbloom_provider.coordinator.deposits import sandbox_page as deposit_sandbox_page
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.hub import Hub
-from darkbloom_provider.coordinator.middleware import (
-    DEFAULT_ORIGIN,
-    CorsMiddleware,
-    FailureMiddleware,
-    MetricsMiddleware,
-    RequestIdMiddleware,
-)
+from darkbloom_provider.coordinator.earnings import balance_routes
+from darkbloom_provider.coordinator.earnings import routes as earnings_routes
+from darkbloom_provider.coordinator.inference import routes as inference_routes
+from darkbloom_provider.coordinator.ledger.tab import Books
 from darkbloom_provider.coordinator.offer import admin_routes as offer_admin_routes
 from darkbloom_provider.coordinator.offer import routes as offer_routes
 from darkbloom_provider.coordinator.payouts import (
@@ -46,6 +27,10 @@ from darkbloom_provider.coordinator.payouts import (
     webhook_route,
     withdrawal_routes,
 )
+from darkbloom_provider.coordinator.providers import routes as network_routes
+from darkbloom_provider.coordinator.providers.conversation import Conversation
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.providers.registration import Registrar
 from darkbloom_provider.coordinator.public import (
     metrics_routes,
     ranks,
@@ -53,9 +38,17 @@ from darkbloom_provider.coordinator.public import (
     stats,
     telemetry_route,
 )
-from darkbloom_provider.coordinator.registration import Registrar
+from darkbloom_provider.coordinator.rest import admin_routes, endpoints, guards, openapi, replies
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.middleware import (
+    DEFAULT_ORIGIN,
+    CorsMiddleware,
+    FailureMiddleware,
+    MetricsMiddleware,
+    RequestIdMiddleware,
+)
+from darkbloom_provider.coordinator.routing import routes as routing_routes
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.tab import Books
 
 
 def build_app(services: Services, hub: Hub, registrar: Registrar, books: Books) -> Starlette:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from darkbloom_provider import logs, paths
-from darkbloom_provider.coordinator.accounts import ADMIN_ACCOUNT
-from darkbloom_provider.coordinator.session_tokens import SESSION_ID_BYTES, SessionKeys
+from darkbloom_provider.coordinator.accounts.people import ADMIN_ACCOUNT
+from darkbloom_provider.coordinator.accounts.session_tokens import SESSION_ID_BYTES, SessionKeys
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.logs import Secret
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from darkbloom_provider.coordinator.ledger import Settlement
+from darkbloom_provider.coordinator.ledger.reservations import Settlement
 from darkbloom_provider.protocol.messages import Usage
 
 OTHER: Final = "other"

@@ -11,24 +11,23 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import (
-    accounts,
+from darkbloom_provider.coordinator.accounts import (
     api_keys,
-    books,
     device_login,
     invites,
-    ledger,
     passwords,
+    people,
 )
-from darkbloom_provider.coordinator.accounts import AccountError, Identity, User
-from darkbloom_provider.coordinator.api_keys import ApiKey
-from darkbloom_provider.coordinator.books import Balance
-from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.invites import Invite
+from darkbloom_provider.coordinator.accounts.api_keys import ApiKey
+from darkbloom_provider.coordinator.accounts.invites import Invite
+from darkbloom_provider.coordinator.accounts.passwords import Passwords
+from darkbloom_provider.coordinator.accounts.people import AccountError, Identity, User
+from darkbloom_provider.coordinator.accounts.session_tokens import LIFETIME, SESSION_ID_BYTES
+from darkbloom_provider.coordinator.ledger import books, reservations
+from darkbloom_provider.coordinator.ledger.books import Balance
 from darkbloom_provider.coordinator.offer import listing, prices
-from darkbloom_provider.coordinator.passwords import Passwords
-from darkbloom_provider.coordinator.session_tokens import LIFETIME, SESSION_ID_BYTES
 from darkbloom_provider.coordinator.sources import Sources
+from darkbloom_provider.coordinator.store.database import Database
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.models.catalogue import Catalogue, CatalogueModel
 from darkbloom_provider.protocol.money import Price
@@ -50,7 +49,7 @@ class Operator:
         """
         account_id, now = self.sources.new_id(), self.sources.now()
         user = await self.database.write(
-            lambda c: accounts.create_user(c, account_id=account_id, email=email, now=now)
+            lambda c: people.create_user(c, account_id=account_id, email=email, now=now)
         )
         return user.account_id
 
@@ -74,7 +73,7 @@ class Operator:
         Raises:
             AccountError: Nobody has this address.
         """
-        user = await self.database.read(lambda c: accounts.find_user(c, email=email))
+        user = await self.database.read(lambda c: people.find_user(c, email=email))
         if user is None:
             raise AccountError(
                 f"Nobody here has the e-mail address {email}",
@@ -84,15 +83,15 @@ class Operator:
 
     async def users(self) -> list[User]:
         """Everybody with an account."""
-        return await self.database.read(accounts.list_users)
+        return await self.database.read(people.list_users)
 
     async def set_admin(self, account_id: str, *, is_admin: bool) -> None:
         """Make a user an administrator, or an ordinary one again."""
-        await self.database.write(lambda c: accounts.set_admin(c, account_id, is_admin=is_admin))
+        await self.database.write(lambda c: people.set_admin(c, account_id, is_admin=is_admin))
 
     async def has_password(self, email: str) -> bool:
         """Whether a user can sign in."""
-        record = await self.database.read(lambda c: accounts.sign_in_record(c, email))
+        record = await self.database.read(lambda c: people.sign_in_record(c, email))
         return record is not None and record.password_hash is not None
 
     async def set_password(self, email: str, password: str) -> None:
@@ -104,7 +103,7 @@ class Operator:
         """
         user = await self.user(email)
         hashed = await Passwords().hash(passwords.checked(password, email=user.email))
-        await self.database.write(lambda c: accounts.set_password(c, user.account_id, hashed))
+        await self.database.write(lambda c: people.set_password(c, user.account_id, hashed))
 
     async def sign_out_everywhere(self, email: str) -> None:
         """End all sessions of a user.
@@ -113,7 +112,7 @@ class Operator:
             AccountError: Nobody has this address.
         """
         user = await self.user(email)
-        await self.database.write(lambda c: accounts.end_all_sessions(c, user.account_id))
+        await self.database.write(lambda c: people.end_all_sessions(c, user.account_id))
 
     def session_token(self, account_id: str, *, lifetime: timedelta = LIFETIME) -> Secret:
         """A sign-in of this account, as the console would hold it.
@@ -222,7 +221,9 @@ class Operator:
         """
         now = self.sources.now()
         return await self.database.write(
-            lambda c: ledger.deposit(c, account_id, micro_usd, now=now, entry_type="admin_credit")
+            lambda c: reservations.deposit(
+                c, account_id, micro_usd, now=now, entry_type="admin_credit"
+            )
         )
 
     async def credit_once(
@@ -242,7 +243,7 @@ class Operator:
         def give(connection: Connection) -> bool:
             if reference and books.has_entry(connection, account_id, full):
                 return False
-            ledger.deposit(
+            reservations.deposit(
                 connection, account_id, micro_usd, now=now, entry_type=entry_type, reference=full
             )
             return True
@@ -299,7 +300,7 @@ class Operator:
 def _find_or_make(
     connection: Connection, email: str, account_id: str, now: datetime
 ) -> tuple[User, bool]:
-    known = accounts.find_user(connection, email=email)
+    known = people.find_user(connection, email=email)
     if known is not None:
         return known, False
-    return accounts.create_user(connection, account_id=account_id, email=email, now=now), True
+    return people.create_user(connection, account_id=account_id, email=email, now=now), True

@@ -17,25 +17,27 @@ from typing import Final
 import uvicorn
 
 from darkbloom_provider import config, logs, paths
-from darkbloom_provider.coordinator import accounts, beside, desks
-from darkbloom_provider.coordinator.accounts import Identity
+from darkbloom_provider.coordinator import beside
+from darkbloom_provider.coordinator.accounts import people
+from darkbloom_provider.coordinator.accounts.passwords import Passwords
+from darkbloom_provider.coordinator.accounts.people import Identity
+from darkbloom_provider.coordinator.accounts.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.app import build_app
 from darkbloom_provider.coordinator.console.app import with_console
-from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.inference.sealing import SealingKey
+from darkbloom_provider.coordinator.ledger.tab import Books
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
 from darkbloom_provider.coordinator.operator import Operator
-from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
-from darkbloom_provider.coordinator.rate_limits import RateLimiter
-from darkbloom_provider.coordinator.registration import Registrar, relist
-from darkbloom_provider.coordinator.sealing import SealingKey
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.providers.registration import Registrar, relist
+from darkbloom_provider.coordinator.rails import desks
+from darkbloom_provider.coordinator.rest.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.session_tokens import SessionKeys
 from darkbloom_provider.coordinator.settings import Settings, is_loopback
 from darkbloom_provider.coordinator.sources import Sources
-from darkbloom_provider.coordinator.tab import Books
+from darkbloom_provider.coordinator.store.database import Database
 from darkbloom_provider.errors import AlreadyRunningError, UsageError
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.codec import MAX_PROVIDER_FRAME
@@ -127,7 +129,7 @@ async def running_coordinator(
 
 
 async def _administered(settings: Settings, database: Database) -> None:
-    if not is_loopback(settings.host) and not await database.read(accounts.has_admin):
+    if not is_loopback(settings.host) and not await database.read(people.has_admin):
         raise UsageError(
             f"Listening on {settings.host} opens the coordinator to other machines",
             why="it has no administrator who can sign in",

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from darkbloom_provider.coordinator.accounts import Identity
-from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.accounts.passwords import Passwords
+from darkbloom_provider.coordinator.accounts.people import Identity
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
+from darkbloom_provider.coordinator.inference.sealing import SealingKey
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.offer.live import Offer
-from darkbloom_provider.coordinator.passwords import Passwords
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.sandbox import SandboxSetup
-from darkbloom_provider.coordinator.rate_limits import RateLimiter
-from darkbloom_provider.coordinator.sealing import SealingKey
+from darkbloom_provider.coordinator.rest.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.settings import Policy
+from darkbloom_provider.coordinator.store.database import Database
 from darkbloom_provider.models.catalogue import Catalogue
 
 

@@ -16,7 +16,7 @@ from darkbloom_provider.coordinator.console.views.chart import (
     round_up,
     spans,
 )
-from darkbloom_provider.coordinator.earnings_views import SeriesPoint
+from darkbloom_provider.coordinator.earnings.views import SeriesPoint
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

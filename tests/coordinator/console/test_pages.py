@@ -17,8 +17,7 @@ import pytest
 from sqlalchemy import Connection, update
 
 from darkbloom_provider.config import Config
-from darkbloom_provider.coordinator import accounts, invites, owner_views, schema
-from darkbloom_provider.coordinator.books import Balance, balance_of
+from darkbloom_provider.coordinator.accounts import invites, people
 from darkbloom_provider.coordinator.console import csrf
 from darkbloom_provider.coordinator.console.app import PAGES
 from darkbloom_provider.coordinator.console.forms import local_path
@@ -28,10 +27,13 @@ from darkbloom_provider.coordinator.console.pages.earn import csv_row
 from darkbloom_provider.coordinator.console.rendering import HEADERS
 from darkbloom_provider.coordinator.console.views import machines as machines_view
 from darkbloom_provider.coordinator.console.views.samples import samples
-from darkbloom_provider.coordinator.database import LedgerUnavailableError
-from darkbloom_provider.coordinator.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.earnings import owner_views
+from darkbloom_provider.coordinator.ledger.books import Balance, balance_of
+from darkbloom_provider.coordinator.ledger.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.public.releases import DEFAULT_PLATFORM, Release, register
 from darkbloom_provider.coordinator.settings import Policy, Rate
+from darkbloom_provider.coordinator.store import schema
+from darkbloom_provider.coordinator.store.database import LedgerUnavailableError
 from darkbloom_provider.protocol.attestation import AttestationBlob
 from darkbloom_provider.protocol.messages import (
     BackendCapacity,
@@ -74,7 +76,7 @@ async def earn(browser: Visitor, account: str, jobs: int = 1, *, model: str = QW
 
 
 def _known(connection: Connection, account: str) -> bool:
-    return accounts.find_user(connection, account_id=account) is not None
+    return people.find_user(connection, account_id=account) is not None
 
 
 async def balance(browser: Visitor, account: str) -> Balance:

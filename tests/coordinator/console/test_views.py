@@ -14,7 +14,8 @@ import click
 import pytest
 
 from darkbloom_provider.cli.main import darkbloom
-from darkbloom_provider.coordinator.books import Balance
+from darkbloom_provider.coordinator.accounts.device_login import LinkedDevice
+from darkbloom_provider.coordinator.accounts.pseudonyms import pseudonym
 from darkbloom_provider.coordinator.console import rendering
 from darkbloom_provider.coordinator.console.views import earn, machines, network, payouts
 from darkbloom_provider.coordinator.console.views import machine as machine_page
@@ -26,18 +27,17 @@ from darkbloom_provider.coordinator.console.views.concerns import (
     warnings,
 )
 from darkbloom_provider.coordinator.console.views.machines import MachinesView
-from darkbloom_provider.coordinator.device_login import LinkedDevice
-from darkbloom_provider.coordinator.earning_totals import EarningsFilter
-from darkbloom_provider.coordinator.earnings_views import (
+from darkbloom_provider.coordinator.earnings.owner_views import MachineEarnings
+from darkbloom_provider.coordinator.earnings.views import (
     LeaderboardRow,
     NetworkTotals,
     Sum,
 )
-from darkbloom_provider.coordinator.owner_views import MachineEarnings
+from darkbloom_provider.coordinator.ledger.books import Balance
+from darkbloom_provider.coordinator.ledger.earning_totals import EarningsFilter
 from darkbloom_provider.coordinator.payouts.withdrawals import fee_of
-from darkbloom_provider.coordinator.pseudonyms import pseudonym
-from darkbloom_provider.coordinator.replies import ApiError
-from darkbloom_provider.coordinator.routing import Candidate, Rules
+from darkbloom_provider.coordinator.rest.replies import ApiError
+from darkbloom_provider.coordinator.routing.choice import Candidate, Rules
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.attestation import AttestationBlob
 from darkbloom_provider.protocol.messages import (

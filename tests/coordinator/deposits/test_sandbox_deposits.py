@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from darkbloom_provider.coordinator import books, referrals
-from darkbloom_provider.coordinator.audit import audit
+from darkbloom_provider.coordinator.accounts import referrals
 from darkbloom_provider.coordinator.deposits import ledger as deposits
-from darkbloom_provider.coordinator.earnings_views import ledger_rows
+from darkbloom_provider.coordinator.earnings.views import ledger_rows
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.server import running_coordinator
 from darkbloom_provider.coordinator.settings import Payouts, Settings
 from darkbloom_provider.errors import UsageError

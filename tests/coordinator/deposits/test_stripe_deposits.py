@@ -13,9 +13,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.audit import audit
 from darkbloom_provider.coordinator.deposits.stripe_checkout import StripeCheckout
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.logs import Secret
 from support.books import CONSUMER
 from support.desk import Desk, error_of, front_desk

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from darkbloom_provider.coordinator import accounts, ledger
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.ledger import Serving
+from darkbloom_provider.coordinator.accounts import people
+from darkbloom_provider.coordinator.ledger import reservations
+from darkbloom_provider.coordinator.ledger.audit import audit
+from darkbloom_provider.coordinator.ledger.reservations import Serving
 from darkbloom_provider.coordinator.offer import listing, prices
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.models.catalogue import Catalogue
@@ -33,7 +34,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with front_desk(tmp_path) as desk:
         for name in (ADMIN, OWNER, CONSUMER):
             await desk.user(name)
-        await desk.write(lambda c: accounts.set_admin(c, ADMIN, is_admin=True))
+        await desk.write(lambda c: people.set_admin(c, ADMIN, is_admin=True))
         yield desk
 
 
@@ -193,7 +194,7 @@ async def serve(desk: Desk, name: str, *, policy: Policy, change: Price | None =
     now = desk.clock()
 
     def reserve(connection: Any) -> None:
-        ledger.reserve(
+        reservations.reserve(
             connection,
             reservation_id=name,
             account_id=CONSUMER,
@@ -208,7 +209,7 @@ async def serve(desk: Desk, name: str, *, policy: Policy, change: Price | None =
     if change is not None:
         await desk.write(lambda c: prices.set_price(c, OWNER, QWEN, change, now=later))
     settled = await desk.write(
-        lambda c: ledger.settle(
+        lambda c: reservations.settle(
             c,
             reservation_id=name,
             job_id=name,

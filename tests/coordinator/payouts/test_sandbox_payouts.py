@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.audit import audit
-from darkbloom_provider.coordinator.earnings_views import ledger_rows
+from darkbloom_provider.coordinator.earnings.views import ledger_rows
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from support.books import OWNER
 from support.desk import ADMIN_KEY, Desk, bearer, error_of, front_desk

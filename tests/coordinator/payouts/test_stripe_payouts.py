@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.audit import audit
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.payouts import desk as desk_module
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.stripe_connect import StripeRail, onboarding_of

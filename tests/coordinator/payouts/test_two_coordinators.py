@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.audit import audit
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.audit import audit
 from darkbloom_provider.coordinator.payouts import withdrawals
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.withdrawals import Withdrawal

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from darkbloom_provider.coordinator.app import build_app
-from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
-from darkbloom_provider.coordinator.registration import Registrar
+from darkbloom_provider.coordinator.providers.registration import Registrar
+from darkbloom_provider.coordinator.store.database import Database, LedgerUnavailableError
 from support.credentials import bearer
 from support.house import ADMIN_KEY, House, furnished
 from support.network import network

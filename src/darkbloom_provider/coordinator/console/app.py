@@ -26,8 +26,8 @@ from darkbloom_provider.coordinator.console.pages import (
 )
 from darkbloom_provider.coordinator.console.rendering import HEADERS, Assets, Pages
 from darkbloom_provider.coordinator.console.visit import Console
-from darkbloom_provider.coordinator.hub import Hub
-from darkbloom_provider.coordinator.middleware import FailureMiddleware
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.rest.middleware import FailureMiddleware
 from darkbloom_provider.coordinator.services import Services
 
 PAGES: Final = (

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from darkbloom_provider.coordinator.replies import ApiError, read_body
+from darkbloom_provider.coordinator.rest.replies import ApiError, read_body
 
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _MAX_FIELDS: Final = 30

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.accounts import (
+from darkbloom_provider.coordinator.accounts.people import (
     AuthenticationError,
     Principal,
     User,
@@ -22,9 +22,9 @@ from darkbloom_provider.coordinator.accounts import (
 from darkbloom_provider.coordinator.console import csrf
 from darkbloom_provider.coordinator.console.forms import read_form
 from darkbloom_provider.coordinator.console.visit import Console, Visit, go
-from darkbloom_provider.coordinator.database import LedgerUnavailableError
-from darkbloom_provider.coordinator.refusals import RefusalError
-from darkbloom_provider.coordinator.replies import ApiError
+from darkbloom_provider.coordinator.rest.refusals import RefusalError
+from darkbloom_provider.coordinator.rest.replies import ApiError
+from darkbloom_provider.coordinator.store.database import LedgerUnavailableError
 from darkbloom_provider.errors import DarkbloomError
 from darkbloom_provider.logs import Secret
 

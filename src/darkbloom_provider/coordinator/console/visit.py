@@ -13,11 +13,11 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from darkbloom_provider.coordinator.accounts import User
+from darkbloom_provider.coordinator.accounts.people import User
 from darkbloom_provider.coordinator.console import csrf
 from darkbloom_provider.coordinator.console.api import Api, Reply
 from darkbloom_provider.coordinator.console.rendering import Assets, Pages
-from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.providers.hub import Hub
 from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.logs import Secret
 

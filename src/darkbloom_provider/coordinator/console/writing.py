@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-from darkbloom_provider.coordinator.replies import rfc3339_seconds
+from darkbloom_provider.coordinator.rest.replies import rfc3339_seconds
 from darkbloom_provider.protocol.money import format_usd
 
 

@@ -8,16 +8,16 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.database import Database
 from darkbloom_provider.coordinator.deposits import ledger
 from darkbloom_provider.coordinator.deposits.ledger import Deposit
 from darkbloom_provider.coordinator.deposits.rail import CheckoutEvent, CheckoutOrder, CheckoutRail
-from darkbloom_provider.coordinator.rails import (
+from darkbloom_provider.coordinator.rails.rail import (
     BadEventError,
     RailRefusedError,
     RailUnknownError,
     first_hearing,
 )
+from darkbloom_provider.coordinator.store.database import Database
 
 _log = logs.get("coordinator")
 

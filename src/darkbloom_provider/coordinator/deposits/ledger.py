@@ -15,13 +15,14 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from darkbloom_provider.coordinator import books, referrals
-from darkbloom_provider.coordinator.books import Movement
+from darkbloom_provider.coordinator.accounts import referrals
+from darkbloom_provider.coordinator.accounts.referrals import ReferralError
 from darkbloom_provider.coordinator.deposits.rail import CheckoutReport, Reversal
-from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
-from darkbloom_provider.coordinator.referrals import ReferralError
-from darkbloom_provider.coordinator.refusals import RefusalError
-from darkbloom_provider.coordinator.schema import deposits
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.books import Movement
+from darkbloom_provider.coordinator.rails.rail import MICRO_PER_CENT
+from darkbloom_provider.coordinator.rest.refusals import RefusalError
+from darkbloom_provider.coordinator.store.schema import deposits
 from darkbloom_provider.protocol.money import format_usd
 
 MINIMUM: Final = 500_000

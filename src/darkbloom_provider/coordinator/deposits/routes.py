@@ -9,20 +9,21 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from darkbloom_provider.coordinator import idempotency, webhooks
 from darkbloom_provider.coordinator.deposits import ledger
 from darkbloom_provider.coordinator.deposits.desk import DepositDesk
 from darkbloom_provider.coordinator.deposits.ledger import Deposit
 from darkbloom_provider.coordinator.deposits.rail import CheckoutOrder
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANY, ANYONE, admitted
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.rails import (
+from darkbloom_provider.coordinator.ledger import idempotency
+from darkbloom_provider.coordinator.rails import webhooks
+from darkbloom_provider.coordinator.rails.rail import (
     RailRefusedError,
     RailUnknownError,
 )
-from darkbloom_provider.coordinator.repeatable import named
-from darkbloom_provider.coordinator.replies import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANY, ANYONE, admitted
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.repeatable import named
+from darkbloom_provider.coordinator.rest.replies import (
     ApiError,
     json_object,
     json_reply,
@@ -31,8 +32,7 @@ from darkbloom_provider.coordinator.replies import (
     rfc3339,
     text_field,
 )
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.shapes import (
     ANYTHING,
     BOOLEAN,
     COUNT,
@@ -48,6 +48,7 @@ from darkbloom_provider.coordinator.shapes import (
     optional,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.protocol.money import decimal_usd, parse_usd
 
 RETURN_PATH: Final = "/billing/return"

@@ -11,7 +11,7 @@ from darkbloom_provider.coordinator.deposits.rail import (
     CheckoutOrder,
     CheckoutReport,
 )
-from darkbloom_provider.coordinator.rails import BadEventError
+from darkbloom_provider.coordinator.rails.rail import BadEventError
 
 CHECKOUT_PATH: Final = "/sandbox/deposits/"
 

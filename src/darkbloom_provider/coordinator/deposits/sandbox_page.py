@@ -14,12 +14,12 @@ from darkbloom_provider.coordinator.deposits import ledger, sandbox
 from darkbloom_provider.coordinator.deposits.ledger import Deposit
 from darkbloom_provider.coordinator.deposits.routes import RETURN_PATH
 from darkbloom_provider.coordinator.deposits.sandbox import CHECKOUT_PATH
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE
-from darkbloom_provider.coordinator.replies import read_body
-from darkbloom_provider.coordinator.sandbox_pages import sandbox_page
+from darkbloom_provider.coordinator.rails.sandbox_pages import sandbox_page
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE
+from darkbloom_provider.coordinator.rest.replies import read_body
+from darkbloom_provider.coordinator.rest.shapes import Operation
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import Operation
 from darkbloom_provider.protocol.money import format_usd
 
 _TITLE: Final = "Buy credit"

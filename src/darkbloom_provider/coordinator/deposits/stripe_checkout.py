@@ -17,8 +17,8 @@ from darkbloom_provider.coordinator.deposits.rail import (
     CheckoutReport,
     Reversal,
 )
-from darkbloom_provider.coordinator.rails import BadEventError, RailUnknownError
-from darkbloom_provider.coordinator.stripe_platform import (
+from darkbloom_provider.coordinator.rails.rail import BadEventError, RailUnknownError
+from darkbloom_provider.coordinator.rails.stripe_platform import (
     TIMEOUT_SECONDS,
     StripePlatform,
     answer,

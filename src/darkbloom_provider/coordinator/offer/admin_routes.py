@@ -8,8 +8,6 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ADMINISTRATOR
 from darkbloom_provider.coordinator.offer import listing, prices
 from darkbloom_provider.coordinator.offer.routes import (
     MODEL,
@@ -20,10 +18,11 @@ from darkbloom_provider.coordinator.offer.routes import (
     priced,
     read_price,
 )
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.replies import json_reply, read_json, text_field
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ADMINISTRATOR
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.replies import json_reply, read_json, text_field
+from darkbloom_provider.coordinator.rest.shapes import (
     BOOLEAN,
     COUNT,
     NON_EMPTY,
@@ -34,6 +33,7 @@ from darkbloom_provider.coordinator.shapes import (
     one_of,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.models.catalogue import CatalogueModel
 from darkbloom_provider.protocol.money import DEFAULT_PRICE
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, insert, select
 
 from darkbloom_provider.coordinator.offer import prices
-from darkbloom_provider.coordinator.refusals import RefusalError
-from darkbloom_provider.coordinator.schema import models
+from darkbloom_provider.coordinator.rest.refusals import RefusalError
+from darkbloom_provider.coordinator.store.schema import models
 from darkbloom_provider.models.catalogue import Catalogue, CatalogueModel
 from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
 

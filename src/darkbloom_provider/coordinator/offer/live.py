@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
 from darkbloom_provider.coordinator.offer import listing
+from darkbloom_provider.coordinator.store.database import Database, LedgerUnavailableError
 from darkbloom_provider.models.catalogue import Catalogue
 from darkbloom_provider.protocol.money import Price
 

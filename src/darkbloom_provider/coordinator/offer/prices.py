@@ -11,9 +11,9 @@ from typing import Final
 
 from sqlalchemy import Connection, func, insert, select
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.refusals import RefusalError
-from darkbloom_provider.coordinator.schema import prices
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.rest.refusals import RefusalError
+from darkbloom_provider.coordinator.store.schema import prices
 from darkbloom_provider.protocol.money import Price
 
 PLATFORM: Final = books.PLATFORM

@@ -7,13 +7,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE, USER, admitted
 from darkbloom_provider.coordinator.offer import listing, prices
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.replies import ApiError, json_reply, read_json, text_field
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE, USER, admitted
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.replies import ApiError, json_reply, read_json, text_field
+from darkbloom_provider.coordinator.rest.shapes import (
     BOOLEAN,
     COUNT,
     NUMBER,
@@ -25,6 +24,7 @@ from darkbloom_provider.coordinator.shapes import (
     one_of,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.models.catalogue import CatalogueModel
 from darkbloom_provider.protocol.money import Price, format_usd
 

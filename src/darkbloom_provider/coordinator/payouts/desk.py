@@ -15,11 +15,15 @@ from typing import Final
 from sqlalchemy import Connection
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.database import Database, LedgerUnavailableError
 from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.rail import PayoutRail, RailEvent, Receipt
 from darkbloom_provider.coordinator.payouts.withdrawals import Withdrawal
-from darkbloom_provider.coordinator.rails import RailRefusedError, RailUnknownError, first_hearing
+from darkbloom_provider.coordinator.rails.rail import (
+    RailRefusedError,
+    RailUnknownError,
+    first_hearing,
+)
+from darkbloom_provider.coordinator.store.database import Database, LedgerUnavailableError
 
 MAX_PAYOUT_ATTEMPTS: Final = 5
 """Refusals of the last leg after which the money is taken back and credited."""

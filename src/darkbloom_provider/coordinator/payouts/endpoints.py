@@ -5,15 +5,15 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from darkbloom_provider.coordinator.accounts import Principal, User
-from darkbloom_provider.coordinator.guards import Access
+from darkbloom_provider.coordinator.accounts.people import Principal, User
 from darkbloom_provider.coordinator.payouts import receivers
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.receivers import PayoutAccount
-from darkbloom_provider.coordinator.rails import RailRefusedError, RailUnknownError
-from darkbloom_provider.coordinator.replies import ApiError
+from darkbloom_provider.coordinator.rails.rail import RailRefusedError, RailUnknownError
+from darkbloom_provider.coordinator.rest.guards import Access
+from darkbloom_provider.coordinator.rest.replies import ApiError
+from darkbloom_provider.coordinator.rest.shapes import BOOLEAN, optional
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import BOOLEAN, optional
 
 NOT_CONFIGURED: Final = "payouts are not configured on this coordinator"
 USER_OR_MACHINE: Final = Access("user", device_token=True)

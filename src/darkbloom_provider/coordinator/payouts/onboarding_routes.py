@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import USER, admitted
 from darkbloom_provider.coordinator.payouts import receivers, withdrawals
 from darkbloom_provider.coordinator.payouts.endpoints import (
     SANDBOX,
@@ -21,12 +19,12 @@ from darkbloom_provider.coordinator.payouts.endpoints import (
     user_of,
 )
 from darkbloom_provider.coordinator.payouts.receivers import PayoutAccount
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.rails import RailRefusedError, RailUnknownError
-from darkbloom_provider.coordinator.replies import json_reply, read_body
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.settings import is_loopback
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rails.rail import RailRefusedError, RailUnknownError
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import USER, admitted
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.replies import json_reply, read_body
+from darkbloom_provider.coordinator.rest.shapes import (
     BOOLEAN,
     COUNT,
     NUMBER,
@@ -38,6 +36,8 @@ from darkbloom_provider.coordinator.shapes import (
     record,
     texts_or_nothing,
 )
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.settings import is_loopback
 from darkbloom_provider.protocol.money import MICRO_PER_USD
 from darkbloom_provider.protocol.openai import InvalidRequestError, parse_object
 

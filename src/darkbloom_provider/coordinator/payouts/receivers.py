@@ -12,7 +12,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, insert, select, update
 
 from darkbloom_provider.coordinator.payouts.rail import Onboarding, OnboardingStatus
-from darkbloom_provider.coordinator.schema import payout_accounts
+from darkbloom_provider.coordinator.store.schema import payout_accounts
 
 
 @dataclass(frozen=True, slots=True)

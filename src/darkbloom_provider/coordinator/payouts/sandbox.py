@@ -18,7 +18,7 @@ from darkbloom_provider.coordinator.payouts.rail import (
     RailEvent,
     Receipt,
 )
-from darkbloom_provider.coordinator.rails import BadEventError, RailRefusedError
+from darkbloom_provider.coordinator.rails.rail import BadEventError, RailRefusedError
 
 DEFAULT_DELAY: Final = timedelta(hours=24)
 SETUP_PATH: Final = "/sandbox/payouts/"

@@ -12,15 +12,15 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.database import Database
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE
 from darkbloom_provider.coordinator.payouts import receivers
 from darkbloom_provider.coordinator.payouts.sandbox import DESTINATIONS, SETUP_PATH, SandboxSetup
-from darkbloom_provider.coordinator.replies import read_body
-from darkbloom_provider.coordinator.sandbox_pages import sandbox_page
+from darkbloom_provider.coordinator.rails.sandbox_pages import sandbox_page
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE
+from darkbloom_provider.coordinator.rest.replies import read_body
+from darkbloom_provider.coordinator.rest.shapes import Operation
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import Operation
+from darkbloom_provider.coordinator.store.database import Database
 
 _TITLE: Final = "Set up payouts"
 

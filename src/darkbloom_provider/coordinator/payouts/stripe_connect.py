@@ -23,8 +23,8 @@ from darkbloom_provider.coordinator.payouts.rail import (
     RailEvent,
     Receipt,
 )
-from darkbloom_provider.coordinator.rails import RailRefusedError
-from darkbloom_provider.coordinator.stripe_platform import (
+from darkbloom_provider.coordinator.rails.rail import RailRefusedError
+from darkbloom_provider.coordinator.rails.stripe_platform import (
     SIGNATURE_AGE,
     TIMEOUT_SECONDS,
     StripePlatform,

@@ -7,12 +7,12 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from darkbloom_provider.coordinator import webhooks
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE
 from darkbloom_provider.coordinator.payouts.endpoints import NOT_CONFIGURED, PayoutEndpoints
+from darkbloom_provider.coordinator.rails import webhooks
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE
+from darkbloom_provider.coordinator.rest.shapes import ANYTHING, BOOLEAN, TEXT, Operation, record
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import ANYTHING, BOOLEAN, TEXT, Operation, record
 
 
 def endpoints(services: Services) -> list[Endpoint]:

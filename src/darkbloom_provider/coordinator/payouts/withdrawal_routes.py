@@ -11,9 +11,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import books, idempotency
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import USER, admitted
+from darkbloom_provider.coordinator.ledger import books, idempotency
 from darkbloom_provider.coordinator.payouts import withdrawals
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.endpoints import (
@@ -30,17 +28,18 @@ from darkbloom_provider.coordinator.payouts.withdrawals import (
     InsufficientWithdrawableError,
     Withdrawal,
 )
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.repeatable import named
-from darkbloom_provider.coordinator.replies import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import USER, admitted
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.repeatable import named
+from darkbloom_provider.coordinator.rest.replies import (
     ApiError,
     json_reply,
     json_text,
     read_body,
     rfc3339,
 )
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.shapes import (
     BOOLEAN,
     COUNT,
     INTEGER,
@@ -53,6 +52,7 @@ from darkbloom_provider.coordinator.shapes import (
     optional,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
 from darkbloom_provider.protocol.money import decimal_usd, parse_usd
 from darkbloom_provider.protocol.openai import InvalidRequestError, parse_object
 

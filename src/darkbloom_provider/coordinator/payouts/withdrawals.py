@@ -15,12 +15,12 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.books import LedgerError, Movement
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.books import LedgerError, Movement
 from darkbloom_provider.coordinator.payouts.rail import Method, Order, Receipt
 from darkbloom_provider.coordinator.payouts.receivers import PayoutAccount
-from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
-from darkbloom_provider.coordinator.schema import withdrawals
+from darkbloom_provider.coordinator.rails.rail import MICRO_PER_CENT
+from darkbloom_provider.coordinator.store.schema import withdrawals
 from darkbloom_provider.protocol.money import format_usd
 
 MINIMUM: Final = 1_000_000

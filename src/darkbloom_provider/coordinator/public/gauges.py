@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
-from darkbloom_provider.coordinator import books
-from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.providers.hub import Hub
 
 MONEY: Final[Mapping[str, tuple[str, int]]] = {
     "deposited": (books.DEPOSITS, -1),

@@ -10,16 +10,13 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.accounts import AuthenticationError
-from darkbloom_provider.coordinator.database import LedgerUnavailableError
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ADMIN, ANYONE, known_caller
-from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.accounts.people import AuthenticationError
+from darkbloom_provider.coordinator.providers.hub import Hub
 from darkbloom_provider.coordinator.public import gauges
-from darkbloom_provider.coordinator.replies import json_reply
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.settings import is_loopback
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ADMIN, ANYONE, known_caller
+from darkbloom_provider.coordinator.rest.replies import json_reply
+from darkbloom_provider.coordinator.rest.shapes import (
     NUMBER,
     TEXT,
     Operation,
@@ -27,6 +24,9 @@ from darkbloom_provider.coordinator.shapes import (
     mapping,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.settings import is_loopback
+from darkbloom_provider.coordinator.store.database import LedgerUnavailableError
 
 _TEXT: Final = "text/plain"
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")

@@ -11,14 +11,13 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import earnings_views as views
-from darkbloom_provider.coordinator import queries
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE
+from darkbloom_provider.coordinator.earnings import views
 from darkbloom_provider.coordinator.public.kept import Kept
-from darkbloom_provider.coordinator.replies import json_reply, rfc3339_seconds
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest import queries
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE
+from darkbloom_provider.coordinator.rest.replies import json_reply, rfc3339_seconds
+from darkbloom_provider.coordinator.rest.shapes import (
     COUNT,
     TEXT,
     TIME,
@@ -27,7 +26,8 @@ from darkbloom_provider.coordinator.shapes import (
     one_of,
     record,
 )
-from darkbloom_provider.coordinator.view_rows import shape, shapes
+from darkbloom_provider.coordinator.rest.view_rows import shape, shapes
+from darkbloom_provider.coordinator.services import Services
 
 LEADERBOARD_LIFE: Final = timedelta(minutes=5)
 TOTALS_LIFE: Final = timedelta(minutes=1)

@@ -10,21 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from darkbloom_provider import __version__
-from darkbloom_provider.coordinator.accounts import AuthenticationError, bearer_of
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ADMIN, ANYONE
+from darkbloom_provider.coordinator.accounts.people import AuthenticationError, bearer_of
 from darkbloom_provider.coordinator.public import releases
 from darkbloom_provider.coordinator.public.kept import Kept
 from darkbloom_provider.coordinator.public.releases import DEFAULT_PLATFORM, Release
-from darkbloom_provider.coordinator.replies import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ADMIN, ANYONE
+from darkbloom_provider.coordinator.rest.replies import (
     ApiError,
     json_reply,
     read_json,
     rfc3339,
     text_field,
 )
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.shapes import (
     BOOLEAN,
     NON_EMPTY,
     TEXT,
@@ -36,6 +35,7 @@ from darkbloom_provider.coordinator.shapes import (
     optional,
     record,
 )
+from darkbloom_provider.coordinator.services import Services
 
 LIFE: Final = timedelta(minutes=1)
 _HASHES: Final = ("python_hash", "runtime_hash", "template_hashes")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from darkbloom_provider.coordinator.refusals import RefusalError
-from darkbloom_provider.coordinator.schema import releases
+from darkbloom_provider.coordinator.rest.refusals import RefusalError
+from darkbloom_provider.coordinator.store.schema import releases
 
 DEFAULT_PLATFORM: Final = "macos-arm64"
 MAX_TEXT: Final = 20_000

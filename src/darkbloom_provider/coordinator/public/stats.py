@@ -10,16 +10,14 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE
-from darkbloom_provider.coordinator.hub import Hub
+from darkbloom_provider.coordinator.providers.hub import Hub
+from darkbloom_provider.coordinator.providers.registry import Session, clamp
 from darkbloom_provider.coordinator.public.kept import Kept
 from darkbloom_provider.coordinator.public.traffic import Traffic, traffic
-from darkbloom_provider.coordinator.registry import Session, clamp
-from darkbloom_provider.coordinator.replies import json_reply
-from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.settings import TRUST_RANK
-from darkbloom_provider.coordinator.shapes import (
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE
+from darkbloom_provider.coordinator.rest.replies import json_reply
+from darkbloom_provider.coordinator.rest.shapes import (
     COUNT,
     NUMBER,
     TEXT,
@@ -29,7 +27,9 @@ from darkbloom_provider.coordinator.shapes import (
     one_of,
     record,
 )
-from darkbloom_provider.coordinator.view_rows import shapes
+from darkbloom_provider.coordinator.rest.view_rows import shapes
+from darkbloom_provider.coordinator.services import Services
+from darkbloom_provider.coordinator.settings import TRUST_RANK
 
 LIFE: Final = timedelta(minutes=1)
 LATELY: Final = timedelta(minutes=30)

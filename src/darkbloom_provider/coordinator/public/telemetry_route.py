@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.accounts import Principal
-from darkbloom_provider.coordinator.endpoints import Endpoint
-from darkbloom_provider.coordinator.guards import ANYONE, known_caller
+from darkbloom_provider.coordinator.accounts.people import Principal
 from darkbloom_provider.coordinator.public import telemetry
 from darkbloom_provider.coordinator.public.telemetry import Event
-from darkbloom_provider.coordinator.queries import refuse
-from darkbloom_provider.coordinator.replies import ApiError, json_reply, read_json, rfc3339
+from darkbloom_provider.coordinator.rest.endpoints import Endpoint
+from darkbloom_provider.coordinator.rest.guards import ANYONE, known_caller
+from darkbloom_provider.coordinator.rest.queries import refuse
+from darkbloom_provider.coordinator.rest.replies import ApiError, json_reply, read_json, rfc3339
+from darkbloom_provider.coordinator.rest.shapes import ANYTHING, COUNT, Operation, record
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.shapes import ANYTHING, COUNT, Operation, record
 
 _EVERYBODY: Final = "anonymous"
 """All who do not say who they are share one bucket."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, cast, func, select
 
-from darkbloom_provider.coordinator.schema import EPOCH, MICROSECOND, jobs
+from darkbloom_provider.coordinator.store.schema import EPOCH, MICROSECOND, jobs
 
 MINUTE: Final = timedelta(minutes=1)
 

@@ -9,13 +9,14 @@ from urllib.parse import urlencode
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import books, owner_views
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views import billing as views
 from darkbloom_provider.coordinator.console.views.billing import BillingView, CreditForm
 from darkbloom_provider.coordinator.console.views.choice import ROWS, read_page
 from darkbloom_provider.coordinator.console.visit import Visit, go, leave, passing
 from darkbloom_provider.coordinator.deposits.routes import RETURN_PATH
+from darkbloom_provider.coordinator.earnings import owner_views
+from darkbloom_provider.coordinator.ledger import books
 
 KEY_BYTES: Final = 16
 

@@ -12,8 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 from starlette.responses import Response, StreamingResponse
 
-from darkbloom_provider.coordinator import books, device_login, owner_views
-from darkbloom_provider.coordinator import earnings_views as views
+from darkbloom_provider.coordinator.accounts import device_login
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.pages.machines import account_figures, machine_names
 from darkbloom_provider.coordinator.console.pages.payouts import payout_state
@@ -22,8 +21,10 @@ from darkbloom_provider.coordinator.console.views.choice import ROWS, Choice, re
 from darkbloom_provider.coordinator.console.views.earn import EarnView
 from darkbloom_provider.coordinator.console.views.payouts import PayoutPanel, WithdrawalRow
 from darkbloom_provider.coordinator.console.visit import Visit
-from darkbloom_provider.coordinator.owner_views import HistoryRow
-from darkbloom_provider.coordinator.replies import rfc3339
+from darkbloom_provider.coordinator.earnings import owner_views, views
+from darkbloom_provider.coordinator.earnings.owner_views import HistoryRow
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.rest.replies import rfc3339
 from darkbloom_provider.protocol.money import decimal_usd
 
 CSV_ROWS: Final = 1000

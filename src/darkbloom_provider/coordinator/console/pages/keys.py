@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import api_keys
+from darkbloom_provider.coordinator.accounts import api_keys
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views.samples import samples
 from darkbloom_provider.coordinator.console.visit import Visit, go

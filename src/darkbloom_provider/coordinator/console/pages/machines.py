@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from darkbloom_provider import __version__
-from darkbloom_provider.coordinator import books, device_login, earnings_views, owner_views
+from darkbloom_provider.coordinator.accounts import device_login
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views import machine as machine_views
 from darkbloom_provider.coordinator.console.views import machines as views
@@ -21,12 +21,15 @@ from darkbloom_provider.coordinator.console.views.earn import Figures, figures
 from darkbloom_provider.coordinator.console.views.machine import MachineView
 from darkbloom_provider.coordinator.console.views.machines import MachineCard, MachinesView
 from darkbloom_provider.coordinator.console.visit import Visit, go
-from darkbloom_provider.coordinator.earning_totals import EarningsFilter
-from darkbloom_provider.coordinator.earnings_views import SeriesPoint, Sum
-from darkbloom_provider.coordinator.owner_views import HistoryRow
+from darkbloom_provider.coordinator.earnings import owner_views
+from darkbloom_provider.coordinator.earnings import views as earnings_views
+from darkbloom_provider.coordinator.earnings.owner_views import HistoryRow
+from darkbloom_provider.coordinator.earnings.views import SeriesPoint, Sum
+from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.providers.registry import Session
 from darkbloom_provider.coordinator.public import releases
-from darkbloom_provider.coordinator.registry import Session
-from darkbloom_provider.coordinator.replies import ApiError
+from darkbloom_provider.coordinator.rest.replies import ApiError
 
 
 def machine_names(visit: Visit) -> dict[str, str]:

@@ -7,12 +7,13 @@ from typing import Final
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import earnings_views, queries
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views import network as views
 from darkbloom_provider.coordinator.console.views.network import LeaderboardView
 from darkbloom_provider.coordinator.console.visit import Visit
-from darkbloom_provider.coordinator.earnings_views import NetworkTotals
+from darkbloom_provider.coordinator.earnings import views as earnings_views
+from darkbloom_provider.coordinator.earnings.views import NetworkTotals
+from darkbloom_provider.coordinator.rest import queries
 
 
 async def leaderboard(visit: Visit) -> Response:

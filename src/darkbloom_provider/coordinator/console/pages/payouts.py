@@ -7,7 +7,6 @@ from typing import Final
 
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import books
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.views import payouts as views
 from darkbloom_provider.coordinator.console.views.payouts import (
@@ -17,6 +16,7 @@ from darkbloom_provider.coordinator.console.views.payouts import (
     WithdrawView,
 )
 from darkbloom_provider.coordinator.console.visit import Visit, go, leave, passing
+from darkbloom_provider.coordinator.ledger import books
 
 MAX_WITHDRAWALS: Final = 200
 KEY_BYTES: Final = 16

@@ -7,13 +7,13 @@ from typing import Final
 
 from starlette.responses import Response
 
-from darkbloom_provider.coordinator import earnings_views as views
+from darkbloom_provider.coordinator.accounts.session_tokens import LIFETIME
 from darkbloom_provider.coordinator.console import gate
 from darkbloom_provider.coordinator.console.api import Reply
 from darkbloom_provider.coordinator.console.forms import local_path
 from darkbloom_provider.coordinator.console.gate import Page
 from darkbloom_provider.coordinator.console.visit import Visit, go
-from darkbloom_provider.coordinator.session_tokens import LIFETIME
+from darkbloom_provider.coordinator.earnings import views
 
 HOME: Final = "/earn"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.console.views.chart import floor
 from darkbloom_provider.coordinator.console.views.choice import Pager, pager
 from darkbloom_provider.coordinator.console.views.earn import Graph, graph
-from darkbloom_provider.coordinator.earnings_views import SeriesPoint, UsageRow
-from darkbloom_provider.coordinator.owner_views import Spending, UsageOrder
+from darkbloom_provider.coordinator.earnings.owner_views import Spending, UsageOrder
+from darkbloom_provider.coordinator.earnings.views import SeriesPoint, UsageRow
+from darkbloom_provider.coordinator.ledger.books import Balance
 
 DAYS_SHOWN: Final = 14
 CREDIT_USD: Final = (5, 10, 15, 20)

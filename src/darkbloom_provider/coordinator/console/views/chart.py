@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from darkbloom_provider.coordinator.earnings_views import Bucket, SeriesPoint
+from darkbloom_provider.coordinator.earnings.views import Bucket, SeriesPoint
 
 MAX_BARS: Final = 92
 STEP: Final = 10.0

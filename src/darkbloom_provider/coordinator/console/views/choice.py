@@ -9,9 +9,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
-from darkbloom_provider.coordinator.earning_totals import EarningsFilter
-from darkbloom_provider.coordinator.earnings_views import Bucket
-from darkbloom_provider.coordinator.queries import MAX_OFFSET, refuse
+from darkbloom_provider.coordinator.earnings.views import Bucket
+from darkbloom_provider.coordinator.ledger.earning_totals import EarningsFilter
+from darkbloom_provider.coordinator.rest.queries import MAX_OFFSET, refuse
 
 ROWS: Final = 50
 """Of one page."""

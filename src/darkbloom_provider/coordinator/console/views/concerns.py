@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from darkbloom_provider.coordinator.advice import TODO, told_reasons
 from darkbloom_provider.coordinator.console.writing import model_name
-from darkbloom_provider.coordinator.routing import Candidate, Rules
+from darkbloom_provider.coordinator.routing.advice import TODO, told_reasons
+from darkbloom_provider.coordinator.routing.choice import Candidate, Rules
 from darkbloom_provider.coordinator.settings import TRUST_RANK
 from darkbloom_provider.protocol.attestation import AttestationBlob
 

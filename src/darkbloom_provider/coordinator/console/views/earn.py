@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from darkbloom_provider.coordinator.books import Balance
 from darkbloom_provider.coordinator.console.views.chart import (
     WIDTHS,
     Chart,
@@ -23,8 +22,9 @@ from darkbloom_provider.coordinator.console.views.payouts import (
     WithdrawalRow,
 )
 from darkbloom_provider.coordinator.console.writing import counted, scale
-from darkbloom_provider.coordinator.earnings_views import Bucket, SeriesPoint, Sum
-from darkbloom_provider.coordinator.owner_views import HistoryRow
+from darkbloom_provider.coordinator.earnings.owner_views import HistoryRow
+from darkbloom_provider.coordinator.earnings.views import Bucket, SeriesPoint, Sum
+from darkbloom_provider.coordinator.ledger.books import Balance
 from darkbloom_provider.protocol.money import format_usd
 
 DAYS_SHOWN: Final = 30

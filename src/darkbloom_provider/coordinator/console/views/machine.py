@@ -12,9 +12,9 @@ from darkbloom_provider.coordinator.console.views.choice import Pager, pager
 from darkbloom_provider.coordinator.console.views.concerns import Connected
 from darkbloom_provider.coordinator.console.views.earn import DAYS_SHOWN, Graph, graph
 from darkbloom_provider.coordinator.console.views.machines import MachineCard
-from darkbloom_provider.coordinator.earnings_views import SeriesPoint, Sum
-from darkbloom_provider.coordinator.owner_views import HistoryRow
-from darkbloom_provider.coordinator.routing import max_concurrency
+from darkbloom_provider.coordinator.earnings.owner_views import HistoryRow
+from darkbloom_provider.coordinator.earnings.views import SeriesPoint, Sum
+from darkbloom_provider.coordinator.routing.choice import max_concurrency
 
 TRUST: Final = {"none": "Unverified", "self_signed": "Self-signed", "hardware": "Hardware"}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from darkbloom_provider.coordinator import routing
+from darkbloom_provider.coordinator.accounts.device_login import ID_CHARACTERS, LinkedDevice
 from darkbloom_provider.coordinator.console.views.concerns import (
     Concern,
     Connected,
@@ -17,10 +17,10 @@ from darkbloom_provider.coordinator.console.views.concerns import (
     warnings,
 )
 from darkbloom_provider.coordinator.console.views.earn import Figures
-from darkbloom_provider.coordinator.device_login import ID_CHARACTERS, LinkedDevice
-from darkbloom_provider.coordinator.earnings_views import Sum
-from darkbloom_provider.coordinator.owner_views import MachineEarnings
-from darkbloom_provider.coordinator.routing import Demand
+from darkbloom_provider.coordinator.earnings.owner_views import MachineEarnings
+from darkbloom_provider.coordinator.earnings.views import Sum
+from darkbloom_provider.coordinator.routing import choice
+from darkbloom_provider.coordinator.routing.choice import Demand
 
 Tone = Literal["good", "wait", "bad"]
 
@@ -162,7 +162,7 @@ def _card(
     reasons = [
         (
             model,
-            routing.explain(
+            choice.explain(
                 machine.candidate, _demand(model, standards.sizes), standards.rules, now
             ),
         )

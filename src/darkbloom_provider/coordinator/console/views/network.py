@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from darkbloom_provider.coordinator.earnings_views import LeaderboardRow, Metric, NetworkTotals
-from darkbloom_provider.coordinator.pseudonyms import pseudonym
-from darkbloom_provider.coordinator.queries import MAX_LEADERBOARD
-from darkbloom_provider.coordinator.routing import Candidate, Rules, trustworthy
+from darkbloom_provider.coordinator.accounts.pseudonyms import pseudonym
+from darkbloom_provider.coordinator.earnings.views import LeaderboardRow, Metric, NetworkTotals
+from darkbloom_provider.coordinator.rest.queries import MAX_LEADERBOARD
+from darkbloom_provider.coordinator.routing.choice import Candidate, Rules, trustworthy
 from darkbloom_provider.models.catalogue import Catalogue
 
 METRICS: Final[Mapping[Metric, str]] = {"earnings": "Earnings", "tokens": "Tokens", "jobs": "Jobs"}

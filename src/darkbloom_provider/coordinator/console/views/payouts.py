@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from darkbloom_provider.coordinator.payouts.rail import ETA
-from darkbloom_provider.coordinator.rails import MICRO_PER_CENT
+from darkbloom_provider.coordinator.rails.rail import MICRO_PER_CENT
 from darkbloom_provider.protocol.money import (
     MICRO_PER_USD,
     decimal_usd,

@@ -1,0 +1,1 @@
+"""Every view of money earned and spent. They only read."""

@@ -1,0 +1,1 @@
+"""The machines that are connected: their sessions, what they prove, and the work they have."""

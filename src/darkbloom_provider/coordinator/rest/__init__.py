@@ -1,0 +1,1 @@
+"""The REST interface's own rules: how endpoints are declared, guarded, described and answered."""
