@@ -244,6 +244,7 @@ async def test_a_disk_that_refuses_ends_nothing_and_is_tried_again(tmp_path: Pat
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
+        await file.write()
         waits.append(seconds)
         if len(waits) == 2:
             obstacle.rmdir()
@@ -256,6 +257,65 @@ async def test_a_disk_that_refuses_ends_nothing_and_is_tried_again(tmp_path: Pat
         await file.keep(1.0, sleep)
     assert waits == [1.0, 1.0, 1.0]
     assert json.loads(path.read_bytes())["pid"] == 7
+
+
+def test_a_text_that_is_kept_says_what_one_made_anew_would(tmp_path: Path) -> None:
+    path = tmp_path / "daemon-state.json"
+    quiet, busy = state(), state(**BUSY)
+    clock = (NOW, 100.0)
+    now = (NOW + dt.timedelta(seconds=1.5), 101.5)
+    set_ahead = (NOW + dt.timedelta(days=1), 102.0)
+    looks = [
+        (quiet, ENGINE, Moment(*clock)),
+        (quiet, ENGINE, Moment(*now)),
+        (busy, ENGINE, Moment(*now)),
+        (state(**BUSY), ENGINE, Moment(*now)),
+        (busy, ENGINE, Moment(*set_ahead)),
+        (busy, EngineSnapshot(), Moment(*set_ahead)),
+    ]
+    shown: list[tuple[DaemonState, EngineSnapshot, Moment]] = []
+
+    async def keep() -> None:
+        file = StateFile(path, lambda: (shown[-1][0], shown[-1][2]), engine=lambda: shown[-1][1])
+        for look in looks:
+            shown.append(look)
+            await file.write()
+            assert path.read_text() == document(*look).model_dump_json() + "\n"
+        file.close()
+
+    asyncio.run(keep())
+
+
+async def test_what_waits_for_a_stuck_disk_does_not_pile_up(tmp_path: Path) -> None:
+    stuck, asked = threading.Event(), threading.Event()
+    looks = 0
+
+    def look() -> tuple[DaemonState, Moment]:
+        nonlocal looks
+        looks += 1
+        return state(), Moment(NOW, 0.0)
+
+    def engine() -> EngineSnapshot:
+        asked.set()
+        stuck.wait(30)
+        return EngineSnapshot()
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        await asyncio.to_thread(asked.wait, 30)
+        if (rounds := next(counted)) == 100:
+            raise EOFError(rounds)
+
+    counted = iter(range(101))
+    file = StateFile(tmp_path / "daemon-state.json", look, engine)
+    try:
+        with pytest.raises(EOFError):
+            await file.keep(1.0, sleep)
+    finally:
+        stuck.set()
+    assert looks == 2
+    await file.write()
+    file.close()
 
 
 async def test_an_engine_that_is_stuck_holds_up_the_file_and_not_the_loop(tmp_path: Path) -> None:
@@ -277,4 +337,5 @@ async def test_an_engine_that_is_stuck_holds_up_the_file_and_not_the_loop(tmp_pa
     finally:
         stuck.set()
     await file.write()
+    file.close()
     assert json.loads(path.read_bytes())["pid"] == 7

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import queue
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -28,11 +31,13 @@ KV_BACKEND: Final = "mlx-lm"
 
 _log = logs.get("daemon.state_file")
 
-Instant = Annotated[
-    dt.datetime,
-    PlainSerializer(lambda at: at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
-]
-"""RFC 3339 in UTC, whole seconds: several parsers refuse a fraction."""
+
+def _whole_seconds(at: dt.datetime) -> str:
+    """RFC 3339 in UTC, whole seconds: several parsers refuse a fraction."""
+    return at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Instant = Annotated[dt.datetime, PlainSerializer(_whole_seconds)]
 
 
 class _Part(BaseModel):
@@ -186,7 +191,11 @@ def _capacity(state: DaemonState, engine: EngineSnapshot) -> Capacity | None:
 
 
 class StateFile:
-    """Keeps the file up to date. A disk that refuses costs the file its freshness, nothing else."""
+    """Keeps the file up to date. A disk that refuses costs the file its freshness, nothing else.
+
+    It has a thread of its own, which the loop hands the daemon's state and does not wait for: this
+    is what an idle daemon does most of, so it is made cheap (`daemon.idle_cpu_pct`).
+    """
 
     def __init__(
         self,
@@ -199,38 +208,82 @@ class StateFile:
         Args:
             path: The file.
             look: The daemon as it is now; called on the event loop.
-            engine: The engine as it is now; called on a thread, so that one that is stuck holds
+            engine: The engine as it is now; called on the thread, so that one that is stuck holds
                 up the file alone.
         """
         self._path = path
         self._look = look
         self._engine = engine
-        self._writing = threading.Lock()
+        self._text = _Text()
+        self._offers: queue.SimpleQueue[_Offer | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._failing = False
 
     async def keep(
         self, every_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
-        """Write now, then every `every_s` seconds, until cancelled."""
+        """Have it written now, then every `every_s` seconds, until cancelled."""
         while True:
-            await self.write()
+            # While the disk or the engine is stuck, what waits to be written does not pile up.
+            if self._offers.empty():
+                self._offer(Future())
             await sleep(every_s)
 
     async def write(self) -> None:
-        """Write the file once."""
-        await asyncio.to_thread(self._write, *self._look())
+        """Write the file once, after whatever is being written."""
+        written: Future[None] = Future()
+        self._offer(written)
+        await asyncio.wrap_future(written)
+
+    def close(self) -> None:
+        """Let the thread end, after what it has been handed."""
+        self._offers.put(None)
+
+    def _offer(self, written: Future[None]) -> None:
+        self._offers.put(_Offer(*self._look(), written))
+        if self._thread is None:
+            # A daemon: a write that is stuck must not keep the process from ending.
+            self._thread = threading.Thread(target=self._work, name="state-file", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (offer := self._offers.get()) is not None:
+            self._write(offer.state, offer.moment)
+            offer.written.set_result(None)
 
     def _write(self, state: DaemonState, moment: Moment) -> None:
-        # One after the other: a write that was given up by its caller still ends here.
-        with self._writing:
-            try:
-                engine = EngineSnapshot() if state.phase == "stopped" else self._engine()
-                text = document(state, engine, moment).model_dump_json()
-                replace_private(self._path, text.encode() + b"\n")
-            except Exception as error:  # noqa: BLE001 — a file for others must not end the daemon
-                if not self._failing:
-                    why = error.strerror if isinstance(error, OSError) else type(error).__name__
-                    _log.warning("the state file is not written", why=why)
-                self._failing = True
-            else:
-                self._failing = False
+        try:
+            engine = EngineSnapshot() if state.phase == "stopped" else self._engine()
+            replace_private(self._path, self._text.of(state, engine, moment))
+        except Exception as error:  # noqa: BLE001 — a file for others must not end the daemon
+            if not self._failing:
+                why = error.strerror if isinstance(error, OSError) else type(error).__name__
+                _log.warning("the state file is not written", why=why)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    state: DaemonState
+    moment: Moment
+    written: Future[None]
+
+
+class _Text:
+    """The file's bytes. While nothing has happened only the time in them changes."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[DaemonState, EngineSnapshot, dt.datetime] | None = None
+        self._around: tuple[str, str] = ("", "")
+
+    def of(self, state: DaemonState, engine: EngineSnapshot, moment: Moment) -> bytes:
+        # Every other time in the file is told by the distance between the two clocks.
+        shown = (state, engine, moment.at(0).replace(microsecond=0))
+        written_at = f'"written_at":"{_whole_seconds(moment.now)}"'
+        if shown != self._shown:
+            text = document(state, engine, moment).model_dump_json()
+            before, _, after = text.partition(written_at)
+            self._shown, self._around = shown, (before, after)
+        return "".join((self._around[0], written_at, self._around[1], "\n")).encode()

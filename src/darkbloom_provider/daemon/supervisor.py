@@ -425,6 +425,7 @@ class Supervisor:
                     keeper.cancel()
         finally:
             await file.write()
+            file.close()
 
     def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
         offer = Offer(
