@@ -25,8 +25,8 @@ class Scale:
     """Tokens of the beginning that prompts have in common."""
     load_s: float = 3.0
     """How long many streams run at once through one link."""
-    idle_s: float = 60.0
-    """How long an idle daemon is watched."""
+    idle_s: float = 50.0
+    """How long an idle daemon is watched: less than the minute after which its model goes."""
     unload: bool = True
     """Whether to wait until it has let go of its idle model, which takes more than a minute."""
     sessions: int = 1_000

@@ -120,7 +120,7 @@ FLAPS_BY_NAME: dict[str, Flap] = {
     "ends without a word": Flap(_end_without_a_word, 1, told="ended"),
     "resets before the answer": Flap(_reset_before_the_answer, told="cannot be reached"),
     "resets after the registration": Flap(_reset_after_the_registration, 1, told="ended"),
-    "stalls": Flap(_stall, 1, passes=15, told="did not accept the registration"),
+    "stalls": Flap(_stall, 1, passes=16, told="did not accept the registration"),
     "sends half a frame": Flap(_half_a_frame, 1, told="ended"),
     "sends half a response": Flap(_half_a_response, told="cannot be reached"),
     "answers with a page": Flap(_a_page, told="not a coordinator"),

@@ -49,6 +49,7 @@ from darkbloom_provider.host import privacy
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.host.runtime import Hashes
 from darkbloom_provider.link import state as link_state
+from darkbloom_provider.link.clock import to_the_beat
 from darkbloom_provider.link.state import LinkState
 from darkbloom_provider.logs import Secret
 from darkbloom_provider.protocol.boxes import KeyPair
@@ -372,7 +373,9 @@ class Supervisor:
         )
         measuring = [
             tasks.create_task(presence.keep(), name="presence"),
-            tasks.create_task(facts.keep_fresh(self._rooms.sample, every_s), name="metrics"),
+            tasks.create_task(
+                facts.keep_fresh(self._rooms.sample, every_s, self._on_the_beat), name="metrics"
+            ),
             tasks.create_task(speeds.keep(engine.snapshot), name="speeds"),
         ]
         try:
@@ -418,7 +421,7 @@ class Supervisor:
         every_s = min(STATE_FILE_SECONDS, settings.heartbeat_interval_secs / 2)
         try:
             async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(file.keep(every_s), name="state file")
+                keeper = tasks.create_task(file.keep(every_s, self._on_the_beat), name="state file")
                 try:
                     yield
                 finally:
@@ -426,6 +429,9 @@ class Supervisor:
         finally:
             await file.write()
             file.close()
+
+    async def _on_the_beat(self, period_s: float) -> None:
+        await asyncio.sleep(to_the_beat(period_s, self._around.clock()))
 
     def _answers(self, engine: Engine, tally: Tally, tasks: asyncio.TaskGroup) -> Answers:
         offer = Offer(

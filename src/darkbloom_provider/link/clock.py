@@ -16,3 +16,12 @@ def waking_clock() -> float:
     On macOS `CLOCK_MONOTONIC` goes on during sleep (`clock_gettime(3)`), on Linux `CLOCK_BOOTTIME`.
     """
     return time.clock_gettime(_CLOCK)
+
+
+def to_the_beat(period_s: float, clock_s: float) -> float:
+    """Seconds from `clock_s` until the next whole multiple of `period_s`.
+
+    Whatever is done every second and sleeps by this is done in one wake of the processor, so that
+    an idle machine rests in between.
+    """
+    return period_s - clock_s % period_s

@@ -13,6 +13,7 @@ from typing import Any, Final, assert_never
 from darkbloom_provider import logs
 from darkbloom_provider.link import actions as do
 from darkbloom_provider.link import events
+from darkbloom_provider.link.clock import to_the_beat
 from darkbloom_provider.link.failure import Failure, InternalFault, LinkDownError, PeerStalled
 from darkbloom_provider.link.jobs import Facts, JobSink
 from darkbloom_provider.link.outbox import Depth, Outbox, ReplyClosedError
@@ -101,7 +102,7 @@ class Connection:
     async def _keep_time(self) -> None:
         self._feed(events.Connected())
         while True:
-            await self._sleep(TICK_S)
+            await self._sleep(to_the_beat(TICK_S, self._clock()))
             self._feed(events.Tick())
 
     async def _read(self) -> None:
