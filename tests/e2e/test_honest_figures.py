@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from darkbloom_provider.daemon.facts import GB, Machine, ProviderFacts, capacity
 from darkbloom_provider.engine.requests import EngineSnapshot
-from darkbloom_provider.host import hardware, metrics
+from darkbloom_provider.host import hardware, metrics, thermal
 from darkbloom_provider.host.posture import Posture
 from darkbloom_provider.protocol.messages import BackendSlot, Heartbeat
 from support.processes import until
@@ -90,7 +90,7 @@ async def ask(r: Route, enough: asyncio.Event) -> list[int]:
 
 
 def test_the_load_is_the_systems_and_within_its_bounds() -> None:
-    sampled = metrics.sample()
+    sampled = metrics.sampler()()
     assert 0 < sampled.memory_pressure < 1
     assert 0 <= sampled.cpu_usage <= 1
-    assert sampled.thermal_state in metrics.THERMAL_STATES
+    assert sampled.thermal_state in thermal.THERMAL_STATES

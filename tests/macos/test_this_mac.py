@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import plistlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from darkbloom_provider.doctor import machine
 from darkbloom_provider.doctor.finding import Verdict
 from darkbloom_provider.doctor.place import Place
-from darkbloom_provider.host import enclave, hardware, launchd, metrics, posture
+from darkbloom_provider.host import command, enclave, hardware, launchd, metrics, posture, thermal
 from darkbloom_provider.host.command import Tools
 from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.launchd import LaunchdService
@@ -60,9 +61,9 @@ def test_doctor_finds_out_every_fact_of_the_posture(tmp_path: Path) -> None:
 
 
 def test_the_load_of_this_mac_is_in_range() -> None:
-    found = metrics.sample()
+    found = metrics.sampler()()
     assert 0 < found.memory_pressure < 1
-    assert found.thermal_state in metrics.THERMAL_STATES
+    assert found.thermal_state in thermal.THERMAL_STATES
 
 
 def test_apple_accepts_the_plist(tmp_path: Path) -> None:
@@ -91,3 +92,10 @@ def test_a_debugger_is_denied_and_every_flag_measured() -> None:
         "assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-I", "-c", program], check=True, env={"HOME": "/nonexistent"})
+
+
+def test_this_mac_tells_its_thermal_pressure_without_a_tool() -> None:
+    level = thermal.notified_level(ctypes.CDLL(None))()
+    assert level is not None
+    told = command.Tools()("notifyutil", "-g", "com.apple.system.thermalpressurelevel").out
+    assert thermal.thermal_of_level(level) == thermal.thermal_of_pressure_level(told)

@@ -82,6 +82,7 @@ class RealRooms:
         self._hardening = hardening
         self._catalogue = Catalogue.builtin()
         self._relieve = heap.relief()
+        self._sample = metrics.sampler()
 
     def machine(self) -> Machine:
         """Measure this machine, with the claims that the settings allow."""
@@ -128,7 +129,7 @@ class RealRooms:
 
     def sample(self) -> SystemMetrics:
         """How busy the machine is."""
-        return metrics.sample()
+        return self._sample()
 
     def open_journal(self) -> Journal:
         """The journal of this home."""
