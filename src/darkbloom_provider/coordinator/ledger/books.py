@@ -7,12 +7,12 @@ has been paid in, what is reserved, what nobody claimed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from darkbloom_provider.coordinator.store.schema import accounts, entries, transfers
 from darkbloom_provider.errors import DarkbloomError
@@ -24,7 +24,9 @@ _BALANCE = select(accounts.c.balance, accounts.c.withdrawable).where(
 )
 _KIND = select(accounts.c.kind).where(accounts.c.id == bindparam("account"))
 _OPEN = insert(accounts)
-_HELD = select(accounts).where(accounts.c.id.in_(bindparam("accounts", expanding=True)))
+_HELD = select(accounts.c.id, accounts.c.kind, accounts.c.balance, accounts.c.withdrawable).where(
+    accounts.c.id.in_(bindparam("accounts", expanding=True))
+)
 _HOLD = (
     update(accounts)
     .where(accounts.c.id == bindparam("account"))
@@ -99,6 +101,14 @@ class Movement:
     target_withdrawable: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An account as it was read in the transaction that is about to change it."""
+
+    kind: str
+    balance: Balance
+
+
 def balance_of(connection: Connection, account_id: str) -> Balance:
     """What an account holds. An unknown account holds nothing."""
     row = connection.execute(_BALANCE, {"account": account_id}).one_or_none()
@@ -143,20 +153,28 @@ def move(connection: Connection, movement: Movement, now: datetime) -> None:
     move_all(connection, [movement], now)
 
 
-def move_all(connection: Connection, movements: Iterable[Movement], now: datetime) -> None:
+def move_all(
+    connection: Connection,
+    movements: Iterable[Movement],
+    now: datetime,
+    held: Mapping[str, Held] | None = None,
+) -> None:
     """Write transfers, one after the other, as `move` does. All of them, or it raises.
 
-    Each account is read and written once, however many of them touch it.
+    Each account is read and written once, however many of them touch it. `held` are the accounts
+    if the caller has read them already, in the same transaction: see `look_up`.
     """
     moving = [movement for movement in movements if movement.amount]
     if not moving:
         return
     if any(movement.amount < 0 for movement in moving):
         raise LedgerError("Money moves forward only", why="a negative amount was asked for")
-    held = _held(connection, moving, now)
-    now_held = {
-        account_id: Balance(row.balance, row.withdrawable) for account_id, row in held.items()
-    }
+    touched = dict.fromkeys(a for m in moving for a in (m.source, m.target))
+    if held is None:
+        held = look_up(connection, touched, now)
+    if not touched.keys() <= held.keys():
+        raise LedgerError("There is no such account")
+    now_held = {account_id: held[account_id].balance for account_id in touched}
     entered = []
     for movement in moving:
         transfer = {"type": movement.type, "reference": movement.reference, "created_at": now}
@@ -186,20 +204,23 @@ def move_all(connection: Connection, movements: Iterable[Movement], now: datetim
     connection.execute(_ENTRY, entered)
 
 
-def _held(
-    connection: Connection, movements: Sequence[Movement], now: datetime
-) -> dict[str, Row[Any]]:
-    """The accounts of movements, the internal ones made at their first use."""
-    wanted = list(dict.fromkeys(a for m in movements for a in (m.source, m.target)))
-    held = {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
-    missing = set(wanted) - set(held)
+def look_up(connection: Connection, account_ids: Collection[str], now: datetime) -> dict[str, Held]:
+    """The accounts of these that there are; the internal ones are made at their first use."""
+    held = _held(connection, account_ids)
+    missing = INTERNAL.intersection(account_ids) - held.keys()
     if not missing:
         return held
-    if not missing <= INTERNAL:
-        raise LedgerError("There is no such account")
     for account_id in missing:
         open_account(connection, account_id, "internal", now)
-    return {row.id: row for row in connection.execute(_HELD, {"accounts": wanted})}
+    return _held(connection, account_ids)
+
+
+def _held(connection: Connection, account_ids: Collection[str]) -> dict[str, Held]:
+    rows = connection.execute(_HELD, {"accounts": list(account_ids)})
+    return {
+        account_id: Held(kind, Balance(balance, withdrawable))
+        for account_id, kind, balance, withdrawable in rows
+    }
 
 
 def _after(kind: str, held: Balance, change: Balance) -> Balance:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, insert, select, update
 
-from darkbloom_provider.coordinator.accounts import referrals
+from darkbloom_provider.coordinator.accounts.referrals import REWARD_TYPE
 from darkbloom_provider.coordinator.ledger import books, earning_totals
 from darkbloom_provider.coordinator.ledger.books import (
+    AccountKind,
     Balance,
+    Held,
     InsufficientFundsError,
     LedgerError,
     Movement,
@@ -28,6 +30,7 @@ from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.store.schema import (
     coordinator_runs,
     jobs,
+    referrals,
     wallet_payouts,
 )
 from darkbloom_provider.protocol import money
@@ -40,7 +43,16 @@ _WALLET_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 
 # Built once, as in `books`.
 _JOB = select(jobs).where(jobs.c.reservation_id == bindparam("reservation"))
-_USED = select(jobs.c.job_id).where(jobs.c.job_id == bindparam("job"))
+_same_job = jobs.alias()
+_TO_CLOSE = (
+    select(
+        jobs,
+        referrals.c.referrer,
+        exists().where(_same_job.c.job_id == bindparam("job")).label("job_id_used"),
+    )
+    .outerjoin(referrals, referrals.c.account_id == jobs.c.account_id)
+    .where(jobs.c.reservation_id == bindparam("reservation"))
+)
 _RESERVE = insert(jobs)
 _CLOSE = (
     update(jobs)
@@ -168,12 +180,12 @@ def reserve(
         InsufficientFundsError: The balance is smaller; nothing was debited.
         LedgerError: The amount is negative, or the account is not a user's.
     """
-    before = books.balance_of(connection, account_id)
     if amount < 0:
         raise LedgerError("A reservation cannot be negative")
+    held = _opened(connection, (account_id, books.RESERVATIONS), account_id, "user", now)
+    before = held[account_id].balance
     if amount > before.balance:
         raise InsufficientFundsError(needed=amount, available=before.balance)
-    books.open_account(connection, account_id, "user", now)
     consumed = before.withdrawable - min(before.withdrawable, before.balance - amount)
     connection.execute(
         _RESERVE,
@@ -204,7 +216,7 @@ def reserve(
         amount=amount,
         source_withdrawable=consumed,
     )
-    books.move(connection, movement, now)
+    books.move_all(connection, [movement], now, held)
 
 
 def refund(connection: Connection, reservation_id: str, *, now: datetime) -> Settlement | None:
@@ -322,12 +334,13 @@ def _close(
     policy: Policy,
     now: datetime,
 ) -> Settlement:
-    row = _reservation(connection, reservation_id)
+    wanted = {"reservation": reservation_id, "job": job_id}
+    row = connection.execute(_TO_CLOSE, wanted).one_or_none()
     if row is None:
         raise UnknownReservationError("There is no such reservation")
     if row.state != "reserved":
         return _as_settlement(row, applied=False)
-    if connection.execute(_USED, {"job": job_id}).first():
+    if row.job_id_used:
         raise JobConflictError("This job id has already settled another reservation")
 
     prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in tokens)
@@ -337,13 +350,15 @@ def _close(
         price = own or price
     asked = money.cost(prompt, completion, price, minimum=policy.minimum_charge_micro_usd)
     cost = min(asked, row.reserved)
-    referrer = referrals.referrer_of(connection, row.account_id)
     share = money.split(
         cost,
         fee_percent=policy.fee_percent,
-        reward_percent=0 if referrer is None else policy.referral_percent,
+        reward_percent=0 if row.referrer is None else policy.referral_percent,
     )
-    beneficiary = _beneficiary(connection, serving, now)
+    beneficiary, kind = _beneficiary(serving)
+    touched = {row.account_id, books.RESERVATIONS, books.PLATFORM, beneficiary or books.UNCLAIMED}
+    touched |= set() if row.referrer is None else {row.referrer}
+    held = _opened(connection, touched, beneficiary, kind, now)
 
     closing = {
         "state": outcome,
@@ -364,9 +379,9 @@ def _close(
         {"reservation": reservation_id, **{f"new_{name}": new for name, new in closing.items()}},
     ).one()
     moved = [_back(row, row.reserved - cost, job_id), *_paid(beneficiary, share, job_id)]
-    if referrer is not None:
-        moved.append(_reward(referrer, share.reward, job_id))
-    books.move_all(connection, moved, now)
+    if row.referrer is not None:
+        moved.append(_reward(row.referrer, share.reward, job_id))
+    books.move_all(connection, moved, now, held)
     _record(connection, settled, serving, now)
     return _as_settlement(settled, applied=True, clamped=asked > row.reserved)
 
@@ -383,14 +398,26 @@ def _back(job: Row[Any], amount: int, reference: str) -> Movement:
     )
 
 
-def _beneficiary(connection: Connection, serving: Serving, now: datetime) -> str | None:
+def _beneficiary(serving: Serving) -> tuple[str | None, AccountKind]:
+    """The account that is credited, if any, and what kind it has to be of."""
     if serving.account_id is not None:
-        books.open_account(connection, serving.account_id, "user", now)
-        return serving.account_id
-    wallet = wallet_account(serving.wallet_address)
-    if wallet is not None:
-        books.open_account(connection, wallet, "wallet", now)
-    return wallet
+        return serving.account_id, "user"
+    return wallet_account(serving.wallet_address), "wallet"
+
+
+def _opened(
+    connection: Connection,
+    account_ids: Collection[str],
+    account_id: str | None,
+    kind: AccountKind,
+    now: datetime,
+) -> dict[str, Held]:
+    """These accounts, in few statements. `account_id` is one of them, and is made if need be."""
+    held = books.look_up(connection, account_ids, now)
+    if account_id is None or (account_id in held and held[account_id].kind == kind):
+        return held
+    books.open_account(connection, account_id, kind, now)
+    return books.look_up(connection, account_ids, now)
 
 
 def _paid(beneficiary: str | None, share: money.Split, job_id: str) -> tuple[Movement, Movement]:
@@ -415,7 +442,7 @@ def _paid(beneficiary: str | None, share: money.Split, job_id: str) -> tuple[Mov
 def _reward(referrer: str, amount: int, job_id: str) -> Movement:
     """To whoever brought the consumer, their part of the fee."""
     return Movement(
-        type=referrals.REWARD_TYPE,
+        type=REWARD_TYPE,
         reference=job_id,
         source=books.RESERVATIONS,
         target=referrer,
