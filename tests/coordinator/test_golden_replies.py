@@ -52,14 +52,13 @@ async def serve(desk: Desk, job_id: str, serving: Serving, at: str) -> None:
 
     def work(shop: Shop) -> None:
         shop.price = desk.services.catalogue.price(GEMMA)
-        reservations.reserve(
-            shop.connection,
+        reservations.Reserve(
             reservation_id=f"r-{job_id}",
             account_id=CONSUMER,
             model=GEMMA,
             amount=1_000,
             now=shop.clock(),
-        )
+        )(shop.connection)
         shop.settle(f"r-{job_id}", 11, 5, serving=serving, job_id=job_id)
 
     await desk.books(work)

@@ -84,15 +84,14 @@ class Shop:
     def reserve(
         self, reservation_id: str, amount: int, account_id: str = CONSUMER, *, run: int = 0
     ) -> None:
-        reservations.reserve(
-            self.connection,
+        reservations.Reserve(
             reservation_id=reservation_id,
             account_id=account_id,
             model=QWEN,
             amount=amount,
             now=self.clock(),
             run=run,
-        )
+        )(self.connection)
 
     def settle(
         self,
@@ -103,8 +102,7 @@ class Shop:
         serving: Serving = LINKED,
         job_id: str | None = None,
     ) -> Settlement:
-        return reservations.settle(
-            self.connection,
+        return reservations.Settle(
             reservation_id=reservation_id,
             job_id=job_id or f"job-{reservation_id}",
             serving=serving,
@@ -113,25 +111,25 @@ class Shop:
             price=self.price,
             policy=self.policy,
             now=self.clock(),
-        )
+        )(self.connection)
 
     def leave(
         self, reservation_id: str, prompt: int, relayed: int, *, serving: Serving = LINKED
     ) -> Settlement:
-        return reservations.settle_partial(
-            self.connection,
+        return reservations.Settle(
             reservation_id=reservation_id,
             job_id=f"job-{reservation_id}",
             serving=serving,
             prompt_tokens=prompt,
-            relayed_tokens=relayed,
+            completion_tokens=relayed,
             price=self.price,
             policy=self.policy,
             now=self.clock(),
-        )
+            partial=True,
+        )(self.connection)
 
     def refund(self, reservation_id: str) -> Settlement | None:
-        return reservations.refund(self.connection, reservation_id, now=self.clock())
+        return reservations.Refund(reservation_id=reservation_id, now=self.clock())(self.connection)
 
     def deposit(self, amount: int, account_id: str = CONSUMER) -> None:
         reservations.deposit(self.connection, account_id, amount, now=self.clock())

@@ -465,8 +465,8 @@ async def test_a_reservation_left_by_a_killed_coordinator_is_refunded_at_the_nex
         account = net.account
         now = net.coordinator.services.clock()
         await net.coordinator.services.db.write(
-            lambda c: reservations.reserve(
-                c, reservation_id="r", account_id=account, model=MODEL, amount=800, now=now
+            reservations.Reserve(
+                reservation_id="r", account_id=account, model=MODEL, amount=800, now=now
             )
         )
         assert await net.spent() == 800

@@ -193,24 +193,17 @@ async def serve(desk: Desk, name: str, *, policy: Policy, change: Price | None =
     """One job of 1000 in and 1000 out; its owner may change the price while it runs."""
     now = desk.clock()
 
-    def reserve(connection: Any) -> None:
-        reservations.reserve(
-            connection,
-            reservation_id=name,
-            account_id=CONSUMER,
-            model=QWEN,
-            amount=10_000,
-            now=now,
+    await desk.write(
+        reservations.Reserve(
+            reservation_id=name, account_id=CONSUMER, model=QWEN, amount=10_000, now=now
         )
-
-    await desk.write(reserve)
+    )
     desk.clock.forward(timedelta(seconds=1))
     later = desk.clock()
     if change is not None:
         await desk.write(lambda c: prices.set_price(c, OWNER, QWEN, change, now=later))
     settled = await desk.write(
-        lambda c: reservations.settle(
-            c,
+        reservations.Settle(
             reservation_id=name,
             job_id=name,
             serving=Serving("session", "key", account_id=OWNER),

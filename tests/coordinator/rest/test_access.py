@@ -161,16 +161,14 @@ async def work_for(house: House, owner: Person) -> dict[str, str]:
 
     def trade(connection: Any) -> None:
         reservations.deposit(connection, owner.account_id, 1_000_000, now=now)
-        reservations.reserve(
-            connection,
+        reservations.Reserve(
             reservation_id=f"r-{job}",
             account_id=owner.account_id,
             model=QWEN,
             amount=10_000,
             now=now,
-        )
-        reservations.settle(
-            connection,
+        )(connection)
+        reservations.Settle(
             reservation_id=f"r-{job}",
             job_id=job,
             serving=Serving("session", "provider-key", account_id=owner.account_id),
@@ -179,7 +177,7 @@ async def work_for(house: House, owner: Person) -> dict[str, str]:
             price=QWEN_PRICE,
             policy=Policy(),
             now=now,
-        )
+        )(connection)
 
     await house.net.coordinator.services.db.write(trade)
     mine = bearer(owner.session())

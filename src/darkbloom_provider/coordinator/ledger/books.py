@@ -24,15 +24,15 @@ _BALANCE = select(accounts.c.balance, accounts.c.withdrawable).where(
 )
 _KIND = select(accounts.c.kind).where(accounts.c.id == bindparam("account"))
 _OPEN = insert(accounts)
-_HELD = select(accounts.c.id, accounts.c.kind, accounts.c.balance, accounts.c.withdrawable).where(
+_READ = select(accounts.c.id, accounts.c.kind, accounts.c.balance, accounts.c.withdrawable).where(
     accounts.c.id.in_(bindparam("accounts", expanding=True))
 )
-_HOLD = (
+_CHANGE = (
     update(accounts)
     .where(accounts.c.id == bindparam("account"))
-    .values(balance=bindparam("holds"), withdrawable=bindparam("may_withdraw"))
+    .values(balance=bindparam("new_balance"), withdrawable=bindparam("new_withdrawable"))
 )
-_TRANSFER = insert(transfers).returning(transfers.c.id)
+_TRANSFER = insert(transfers).returning(transfers.c.id, sort_by_parameter_order=True)
 _ENTRY = insert(entries)
 
 AccountKind = Literal["user", "wallet", "internal"]
@@ -101,14 +101,6 @@ class Movement:
     target_withdrawable: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An account as it was read in the transaction that is about to change it."""
-
-    kind: str
-    balance: Balance
-
-
 def balance_of(connection: Connection, account_id: str) -> Balance:
     """What an account holds. An unknown account holds nothing."""
     row = connection.execute(_BALANCE, {"account": account_id}).one_or_none()
@@ -141,7 +133,7 @@ def open_account(connection: Connection, account_id: str, kind: AccountKind, now
         row = {"id": account_id, "kind": kind, "balance": 0, "withdrawable": 0, "created_at": now}
         connection.execute(_OPEN, row)
     elif known != kind:
-        raise LedgerError("An account cannot change its kind", why=f"it is a {known} account")
+        raise _another_kind(known)
 
 
 def move(connection: Connection, movement: Movement, now: datetime) -> None:
@@ -150,89 +142,163 @@ def move(connection: Connection, movement: Movement, now: datetime) -> None:
     Raises:
         LedgerError: An account would go below zero or out of range, or does not exist.
     """
-    move_all(connection, [movement], now)
+    sheet = Sheet(connection, (movement.source, movement.target))
+    sheet.move([movement], now)
+    sheet.write()
 
 
-def move_all(
-    connection: Connection,
-    movements: Iterable[Movement],
-    now: datetime,
-    held: Mapping[str, Held] | None = None,
-) -> None:
-    """Write transfers, one after the other, as `move` does. All of them, or it raises.
+class Sheet:
+    """Accounts that money moves between in one transaction: read once, and written once.
 
-    Each account is read and written once, however many of them touch it. `held` are the accounts
-    if the caller has read them already, in the same transaction: see `look_up`.
+    For the many movements of many jobs. Movements count from `move` on, for this sheet, and are
+    in the books after `write`; nothing else may write to them in between.
     """
-    moving = [movement for movement in movements if movement.amount]
-    if not moving:
-        return
-    if any(movement.amount < 0 for movement in moving):
-        raise LedgerError("Money moves forward only", why="a negative amount was asked for")
-    touched = dict.fromkeys(a for m in moving for a in (m.source, m.target))
-    if held is None:
-        held = look_up(connection, touched, now)
-    if not touched.keys() <= held.keys():
-        raise LedgerError("There is no such account")
-    now_held = {account_id: held[account_id].balance for account_id in touched}
-    entered = []
-    for movement in moving:
-        transfer = {"type": movement.type, "reference": movement.reference, "created_at": now}
-        transfer_id = connection.execute(_TRANSFER, transfer).scalar_one()
-        for account_id, change in (
-            (movement.source, Balance(-movement.amount, -movement.source_withdrawable)),
-            (movement.target, Balance(movement.amount, movement.target_withdrawable)),
-        ):
-            after = _after(held[account_id].kind, now_held[account_id], change)
-            now_held[account_id] = after
-            entered.append(
-                {
-                    "transfer_id": transfer_id,
-                    "account_id": account_id,
-                    "amount": change.balance,
-                    "withdrawable": change.withdrawable,
-                    "balance_after": after.balance,
-                }
+
+    def __init__(self, connection: Connection, account_ids: Iterable[str] = ()) -> None:
+        """Read these accounts, as far as they are there. Any other is read when it is needed."""
+        self._connection = connection
+        self._held: dict[str, _Held | None] = {}
+        self._opened: dict[str, datetime] = {}
+        self._changed: set[str] = set()
+        self._transfers: list[dict[str, object]] = []
+        self._entries: list[list[dict[str, object]]] = []
+        """Two of each transfer."""
+        self._read(dict.fromkeys(account_ids))
+
+    def balance_of(self, account_id: str) -> Balance:
+        """What an account holds after the movements so far. An unknown account holds nothing."""
+        held = self._account(account_id)
+        return NOTHING if held is None else held.balance
+
+    def move(
+        self,
+        movements: Iterable[Movement],
+        now: datetime,
+        opening: Mapping[str, AccountKind] | None = None,
+    ) -> None:
+        """Make transfers, one after the other, each with its two entries. All of them, or none.
+
+        Accounts that are not there are opened first: those named in `opening`, and internal ones.
+
+        Raises:
+            LedgerError: An account would go below zero or out of range, does not exist, or is of
+                another kind than it is to be opened as.
+        """
+        moving = [movement for movement in movements if movement.amount]
+        if any(movement.amount < 0 for movement in moving):
+            raise LedgerError("Money moves forward only", why="a negative amount was asked for")
+        touched = {a for movement in moving for a in (movement.source, movement.target)}
+        kinds: dict[str, AccountKind] = dict.fromkeys(touched & INTERNAL, "internal")
+        kinds |= opening or {}
+        fresh = {a: _Held(kind, NOTHING) for a, kind in kinds.items() if self._is_new(a, kind)}
+        after = dict(fresh)
+        entered = []
+        for movement in moving:
+            pair = []
+            for account_id, change in (
+                (movement.source, Balance(-movement.amount, -movement.source_withdrawable)),
+                (movement.target, Balance(movement.amount, movement.target_withdrawable)),
+            ):
+                held = after.get(account_id) or self._account(account_id)
+                if held is None:
+                    raise LedgerError("There is no such account")
+                after[account_id] = new = _after(held, change)
+                pair.append(
+                    {
+                        "account_id": account_id,
+                        "amount": change.balance,
+                        "withdrawable": change.withdrawable,
+                        "balance_after": new.balance.balance,
+                    }
+                )
+            entered.append(pair)
+        self._held |= after
+        self._changed |= touched
+        self._opened |= dict.fromkeys(fresh, now)
+        self._transfers += (
+            {"type": movement.type, "reference": movement.reference, "created_at": now}
+            for movement in moving
+        )
+        self._entries += entered
+
+    def write(self) -> None:
+        """Put everything into the books. Once."""
+        execute = self._connection.execute
+        if self._opened:
+            execute(
+                _OPEN,
+                [
+                    {
+                        "id": account_id,
+                        "kind": held.kind,
+                        "balance": held.balance.balance,
+                        "withdrawable": held.balance.withdrawable,
+                        "created_at": since,
+                    }
+                    for account_id, since in self._opened.items()
+                    if (held := self._held[account_id]) is not None
+                ],
             )
-    connection.execute(
-        _HOLD,
-        [
-            {"account": account_id, "holds": new.balance, "may_withdraw": new.withdrawable}
-            for account_id, new in now_held.items()
-        ],
-    )
-    connection.execute(_ENTRY, entered)
+        if not self._transfers:
+            return
+        written = execute(_TRANSFER, self._transfers).scalars()
+        for transfer_id, pair in zip(written, self._entries, strict=True):
+            for entry in pair:
+                entry["transfer_id"] = transfer_id
+        changed = [
+            {
+                "account": account_id,
+                "new_balance": held.balance.balance,
+                "new_withdrawable": held.balance.withdrawable,
+            }
+            for account_id in self._changed - self._opened.keys()
+            if (held := self._held[account_id]) is not None
+        ]
+        if changed:
+            execute(_CHANGE, changed)
+        execute(_ENTRY, [entry for pair in self._entries for entry in pair])
+
+    def _account(self, account_id: str) -> _Held | None:
+        if account_id not in self._held:
+            self._read([account_id])
+        return self._held[account_id]
+
+    def _is_new(self, account_id: str, kind: AccountKind) -> bool:
+        held = self._account(account_id)
+        if held is not None and held.kind != kind:
+            raise _another_kind(held.kind)
+        return held is None
+
+    def _read(self, account_ids: Collection[str]) -> None:
+        if not account_ids:
+            return
+        self._held |= dict.fromkeys(account_ids)
+        for account_id, kind, balance, withdrawable in self._connection.execute(
+            _READ, {"accounts": list(account_ids)}
+        ):
+            self._held[account_id] = _Held(kind, Balance(balance, withdrawable))
 
 
-def look_up(connection: Connection, account_ids: Collection[str], now: datetime) -> dict[str, Held]:
-    """The accounts of these that there are; the internal ones are made at their first use."""
-    held = _held(connection, account_ids)
-    missing = INTERNAL.intersection(account_ids) - held.keys()
-    if not missing:
-        return held
-    for account_id in missing:
-        open_account(connection, account_id, "internal", now)
-    return _held(connection, account_ids)
+@dataclass(frozen=True, slots=True)
+class _Held:
+    kind: AccountKind
+    balance: Balance
 
 
-def _held(connection: Connection, account_ids: Collection[str]) -> dict[str, Held]:
-    rows = connection.execute(_HELD, {"accounts": list(account_ids)})
-    return {
-        account_id: Held(kind, Balance(balance, withdrawable))
-        for account_id, kind, balance, withdrawable in rows
-    }
-
-
-def _after(kind: str, held: Balance, change: Balance) -> Balance:
+def _after(held: _Held, change: Balance) -> _Held:
     """What an account holds after a change.
 
     Raises:
         LedgerError: It may not.
     """
-    balance = held.balance + change.balance
-    withdrawable = held.withdrawable + change.withdrawable
-    if kind != "internal" and not 0 <= withdrawable <= balance:
-        raise InsufficientFundsError(needed=-change.balance, available=held.balance)
+    balance = held.balance.balance + change.balance
+    withdrawable = held.balance.withdrawable + change.withdrawable
+    if held.kind != "internal" and not 0 <= withdrawable <= balance:
+        raise InsufficientFundsError(needed=-change.balance, available=held.balance.balance)
     if abs(balance) > MAX_MICRO_USD:
         raise LedgerError("The amount is out of range")
-    return Balance(balance, withdrawable)
+    return _Held(held.kind, Balance(balance, withdrawable))
+
+
+def _another_kind(kind: str) -> LedgerError:
+    return LedgerError("An account cannot change its kind", why=f"it is a {kind} account")

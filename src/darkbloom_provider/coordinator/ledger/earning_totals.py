@@ -7,7 +7,7 @@ exact for every span, and a year costs no more than its days.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,10 +15,10 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     Select,
     Subquery,
     Table,
-    bindparam,
     case,
     cast,
     func,
@@ -26,8 +26,8 @@ from sqlalchemy import (
     literal,
     select,
     union_all,
-    update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from darkbloom_provider.coordinator.store.schema import (
     EPOCH,
@@ -42,47 +42,59 @@ UNNAMED_MACHINE: Final = ""
 """The machine of earnings that were recorded without one."""
 
 _totals = earning_totals.c
-_at = bindparam("at", type_=Instant)
-
-# Built once, as in `books`.
+# Built once, as in `books`. Each database has its own way to say "insert or update".
 _EARNING = insert(earnings)
-_BEGIN = insert(earning_totals)
-_ADD = (
-    update(earning_totals)
-    .where(*(column == bindparam(f"its_{column.name}") for column in earning_totals.primary_key))
-    .values(
-        jobs=_totals.jobs + 1,
-        amount=_totals.amount + bindparam("its_amount"),
-        prompt_tokens=_totals.prompt_tokens + bindparam("its_prompt_tokens"),
-        completion_tokens=_totals.completion_tokens + bindparam("its_completion_tokens"),
-        first_at=case((_totals.first_at > _at, _at), else_=_totals.first_at),
-        last_at=case((_totals.last_at < _at, _at), else_=_totals.last_at),
+
+
+def _counting(totals: sqlite.Insert | postgresql.Insert) -> Executable:
+    new = totals.excluded
+    return totals.on_conflict_do_update(
+        index_elements=list(earning_totals.primary_key),
+        set_={
+            _totals.jobs: _totals.jobs + new.jobs,
+            _totals.amount: _totals.amount + new.amount,
+            _totals.prompt_tokens: _totals.prompt_tokens + new.prompt_tokens,
+            _totals.completion_tokens: _totals.completion_tokens + new.completion_tokens,
+            _totals.first_at: case(
+                (_totals.first_at > new.first_at, new.first_at), else_=_totals.first_at
+            ),
+            _totals.last_at: case(
+                (_totals.last_at < new.last_at, new.last_at), else_=_totals.last_at
+            ),
+        },
     )
-)
 
 
-def record(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+_COUNT: Final = {
+    "sqlite": _counting(sqlite.insert(earning_totals)),
+    "postgresql": _counting(postgresql.insert(earning_totals)),
+}
+
+
+def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write earnings, each a row of that table without its id, and count them."""
-    for row in rows:
-        connection.execute(_EARNING, dict(row))
-        _count(connection, row)
+    if not rows:
+        return
+    connection.execute(_EARNING, rows)
+    connection.execute(_COUNT[connection.dialect.name], [_total(row) for row in rows])
 
 
-def _count(connection: Connection, row: Mapping[str, Any]) -> None:
+def _total(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The total of one earning."""
     at: datetime = row["created_at"]
-    total = {
+    return {
         "account_id": row["account_id"],
         "day": midnight(at),
         "model": row["model"],
         "provider_key": row["provider_key"],
         "machine_id": row["machine_id"] or UNNAMED_MACHINE,
+        "jobs": 1,
         "amount": row["amount"],
         "prompt_tokens": row["prompt_tokens"],
         "completion_tokens": row["completion_tokens"],
+        "first_at": at,
+        "last_at": at,
     }
-    one_more = {f"its_{name}": value for name, value in total.items()}
-    if connection.execute(_ADD, {**one_more, "at": at}).rowcount == 0:
-        connection.execute(_BEGIN, {**total, "jobs": 1, "first_at": at, "last_at": at})
 
 
 def midnight(instant: datetime) -> datetime:

@@ -1,80 +1,43 @@
 """What a request costs and who gets it: reservation, settlement, refund.
 
-Every function works inside the caller's transaction, takes its time and ids as arguments, and
-either does all of its movement or raises with nothing moved. One request makes one reservation,
-and a reservation is closed exactly once: settled, settled in part, or refunded.
+One request makes one reservation, and a reservation is closed exactly once: settled, settled in
+part, or refunded. Each is an order, which is carried out in the caller's transaction, alone or
+together with others; it takes its time and ids as arguments, and either does all of its movement or
+raises with nothing moved.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, exists, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from darkbloom_provider.coordinator.accounts.referrals import REWARD_TYPE
-from darkbloom_provider.coordinator.ledger import books, earning_totals
+from darkbloom_provider.coordinator.ledger import books
 from darkbloom_provider.coordinator.ledger.books import (
     AccountKind,
     Balance,
-    Held,
     InsufficientFundsError,
     LedgerError,
     Movement,
+    Sheet,
 )
-from darkbloom_provider.coordinator.offer import prices
+from darkbloom_provider.coordinator.ledger.job_sheet import Job, JobSheet
 from darkbloom_provider.coordinator.settings import Policy
-from darkbloom_provider.coordinator.store.schema import (
-    coordinator_runs,
-    jobs,
-    referrals,
-    wallet_payouts,
-)
+from darkbloom_provider.coordinator.store.schema import coordinator_runs, jobs
 from darkbloom_provider.protocol import money
 from darkbloom_provider.protocol.money import Price
 
 MAX_COUNTED_TOKENS: Final = 2**31 - 1
 """Providers count their own tokens. A count above this is an error, and sums must not overflow."""
 
+_AT_ONCE: Final = 200
+"""Orders in one go: statements have a limited number of parameters."""
 _WALLET_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
-
-# Built once, as in `books`.
-_JOB = select(jobs).where(jobs.c.reservation_id == bindparam("reservation"))
-_same_job = jobs.alias()
-_TO_CLOSE = (
-    select(
-        jobs,
-        referrals.c.referrer,
-        exists().where(_same_job.c.job_id == bindparam("job")).label("job_id_used"),
-    )
-    .outerjoin(referrals, referrals.c.account_id == jobs.c.account_id)
-    .where(jobs.c.reservation_id == bindparam("reservation"))
-)
-_RESERVE = insert(jobs)
-_CLOSE = (
-    update(jobs)
-    .where(jobs.c.reservation_id == bindparam("reservation"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in (
-                *("state", "job_id", "cost", "payout", "fee", "beneficiary", "closed_at"),
-                *("prompt_tokens", "completion_tokens", "input_price", "output_price", "minimum"),
-            )
-        }
-    )
-    .returning(*jobs.c)
-)
-_REFUND = (
-    update(jobs)
-    .where(jobs.c.reservation_id == bindparam("reservation"))
-    .values(state="refunded", closed_at=bindparam("now"))
-    .returning(*jobs.c)
-)
-_WALLET_PAYOUT = insert(wallet_payouts)
 
 Outcome = Literal["settled", "partial", "refunded"]
 
@@ -162,141 +125,265 @@ def deposit(
     return books.balance_of(connection, account_id)
 
 
-def reserve(
-    connection: Connection,
-    *,
-    reservation_id: str,
-    account_id: str,
-    model: str,
-    amount: int,
-    now: datetime,
-    run: int = 0,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
     """Set aside the most a request can cost. Credit that cannot be withdrawn is used first.
-
-    `run` is the coordinator that has the request, see `recover_open_reservations`.
 
     Raises:
         InsufficientFundsError: The balance is smaller; nothing was debited.
         LedgerError: The amount is negative, or the account is not a user's.
     """
-    if amount < 0:
-        raise LedgerError("A reservation cannot be negative")
-    held = _opened(connection, (account_id, books.RESERVATIONS), account_id, "user", now)
-    before = held[account_id].balance
-    if amount > before.balance:
-        raise InsufficientFundsError(needed=amount, available=before.balance)
-    consumed = before.withdrawable - min(before.withdrawable, before.balance - amount)
-    connection.execute(
-        _RESERVE,
-        {
-            "reservation_id": reservation_id,
-            "account_id": account_id,
-            "model": model,
-            "state": "reserved",
-            "run": run,
-            "reserved": amount,
-            "withdrawable_reserved": consumed,
-            "cost": 0,
-            "payout": 0,
-            "fee": 0,
-            "prompt_tokens": 0,
-            "completion_tokens": 0,
-            "input_price": 0,
-            "output_price": 0,
-            "minimum": 0,
-            "created_at": now,
-        },
-    )
-    movement = Movement(
-        type="charge",
-        reference=f"reserve:{account_id}",
-        source=account_id,
-        target=books.RESERVATIONS,
-        amount=amount,
-        source_withdrawable=consumed,
-    )
-    books.move_all(connection, [movement], now, held)
+
+    reservation_id: str
+    account_id: str
+    model: str
+    amount: int
+    now: datetime
+    run: int = 0
+    """The coordinator that has the request, see `recover_open_reservations`."""
+
+    def __call__(self, connection: Connection) -> None:
+        """Carry it out alone."""
+        _alone(connection, self)
+
+    @property
+    def together(self) -> Together:
+        """How it is carried out with others."""
+        return carry_out
+
+    def touched(self, job: Job | None) -> tuple[str | None, ...]:
+        """The accounts that it moves money between."""
+        del job
+        return self.account_id, books.RESERVATIONS
+
+    def on(self, jobs: JobSheet, accounts: Sheet) -> None:
+        """Enter it."""
+        if self.amount < 0:
+            raise LedgerError("A reservation cannot be negative")
+        before = accounts.balance_of(self.account_id)
+        if self.amount > before.balance:
+            raise InsufficientFundsError(needed=self.amount, available=before.balance)
+        consumed = before.withdrawable - min(before.withdrawable, before.balance - self.amount)
+        charge = Movement(
+            type="charge",
+            reference=f"reserve:{self.account_id}",
+            source=self.account_id,
+            target=books.RESERVATIONS,
+            amount=self.amount,
+            source_withdrawable=consumed,
+        )
+        accounts.move([charge], self.now, opening={self.account_id: "user"})
+        jobs.reserve(
+            Job(
+                reservation_id=self.reservation_id,
+                job_id=None,
+                account_id=self.account_id,
+                model=self.model,
+                state="reserved",
+                run=self.run,
+                reserved=self.amount,
+                withdrawable_reserved=consumed,
+                cost=0,
+                payout=0,
+                fee=0,
+                beneficiary=None,
+                prompt_tokens=0,
+                completion_tokens=0,
+                input_price=0,
+                output_price=0,
+                minimum=0,
+                created_at=self.now,
+                closed_at=None,
+            )
+        )
 
 
-def refund(connection: Connection, reservation_id: str, *, now: datetime) -> Settlement | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
     """Give a reservation back in full. Nobody is credited.
 
-    None if there is no such reservation, so a caller that does not know whether its reservation
-    was written may refund it. Closed before: nothing moves and `applied` is False.
+    None comes of it if there is no such reservation, so a caller that does not know whether its
+    reservation was written may refund it. Closed before: nothing moves and `applied` is False.
     """
-    row = _reservation(connection, reservation_id)
-    if row is None:
-        return None
-    if row.state != "reserved":
-        return _as_settlement(row, applied=False)
-    books.move(connection, _back(row, row.reserved, "reservation_refund"), now)
-    values = {"reservation": reservation_id, "now": now}
-    return _as_settlement(connection.execute(_REFUND, values).one(), applied=True)
+
+    reservation_id: str
+    now: datetime
+
+    def __call__(self, connection: Connection) -> Settlement | None:
+        """Carry it out alone."""
+        return _alone(connection, self)
+
+    @property
+    def together(self) -> Together:
+        """How it is carried out with others."""
+        return carry_out
+
+    def touched(self, job: Job | None) -> tuple[str | None, ...]:
+        """The accounts that it moves money between."""
+        return (books.RESERVATIONS, None if job is None else job.account_id)
+
+    def on(self, jobs: JobSheet, accounts: Sheet) -> Settlement | None:
+        """Enter it."""
+        job = jobs.get(self.reservation_id)
+        if job is None:
+            return None
+        if job.state != "reserved":
+            return _as_settlement(job, applied=False)
+        accounts.move([_back(job, job.reserved, "reservation_refund")], self.now)
+        return _as_settlement(jobs.close(job, state="refunded", closed_at=self.now), applied=True)
 
 
-def settle(
-    connection: Connection,
-    *,
-    reservation_id: str,
-    job_id: str,
-    serving: Serving,
-    prompt_tokens: int,
-    completion_tokens: int,
-    price: Price,
-    policy: Policy,
-    now: datetime,
-) -> Settlement:
-    """Close a reservation for a completed job: charge its cost, refund the rest, credit the owner.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """Close a reservation: charge the job's cost, refund the rest, credit the owner.
 
-    The cost is clamped to what was reserved. A second call changes nothing and says so.
+    For a completed job, or for a `partial` one, whose consumer left after the first chunk: charged
+    are then the prompt and the tokens already relayed, and the owner is credited with that. For a
+    consumer that left earlier, and for a provider that failed, use `Refund`.
+
+    The cost is clamped to what was reserved. A second one changes nothing and says so.
 
     Raises:
         UnknownReservationError: There is no such reservation.
         JobConflictError: The job id has settled another reservation.
     """
-    return _close(
-        connection,
-        outcome="settled",
-        reservation_id=reservation_id,
-        job_id=job_id,
-        serving=serving,
-        tokens=(prompt_tokens, completion_tokens),
-        price=price,
-        policy=policy,
-        now=now,
-    )
+
+    reservation_id: str
+    job_id: str
+    serving: Serving
+    prompt_tokens: int
+    completion_tokens: int
+    price: Price
+    policy: Policy
+    now: datetime
+    partial: bool = False
+
+    def __call__(self, connection: Connection) -> Settlement:
+        """Carry it out alone."""
+        settled = _alone(connection, self)
+        assert settled is not None  # noqa: S101 - `on` never returns None
+        return settled
+
+    @property
+    def together(self) -> Together:
+        """How it is carried out with others."""
+        return carry_out
+
+    @property
+    def beneficiary(self) -> str | None:
+        """The account or wallet that is credited."""
+        serving = self.serving
+        return serving.account_id or wallet_account(serving.wallet_address)
+
+    def touched(self, job: Job | None) -> tuple[str | None, ...]:
+        """The accounts that it moves money between, the referrer's aside."""
+        consumer = None if job is None else job.account_id
+        owner = self.beneficiary or books.UNCLAIMED
+        return books.RESERVATIONS, books.PLATFORM, owner, consumer
+
+    def on(self, jobs: JobSheet, accounts: Sheet) -> Settlement:
+        """Enter it."""
+        job = jobs.get(self.reservation_id)
+        if job is None:
+            raise UnknownReservationError("There is no such reservation")
+        if job.state != "reserved":
+            return _as_settlement(job, applied=False)
+        if jobs.is_used(self.job_id):
+            raise JobConflictError("This job id has already settled another reservation")
+
+        policy = self.policy
+        counted = self.prompt_tokens, self.completion_tokens
+        prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in counted)
+        price = self.price
+        if policy.personal_prices and self.serving.account_id is not None:
+            price = jobs.own_price(self.serving.account_id, job) or price
+        asked = money.cost(prompt, completion, price, minimum=policy.minimum_charge_micro_usd)
+        cost = min(asked, job.reserved)
+        referrer = jobs.referrer_of(job.account_id)
+        share = money.split(
+            cost,
+            fee_percent=policy.fee_percent,
+            reward_percent=0 if referrer is None else policy.referral_percent,
+        )
+        beneficiary = self.beneficiary
+        moved = [
+            _back(job, job.reserved - cost, self.job_id),
+            *_paid(beneficiary, share, self.job_id),
+        ]
+        if referrer is not None:
+            moved.append(_reward(referrer, share.reward, self.job_id))
+        kind: AccountKind = "user" if self.serving.account_id is not None else "wallet"
+        accounts.move(moved, self.now, opening={beneficiary: kind} if beneficiary else None)
+        settled = jobs.close(
+            job,
+            state="partial" if self.partial else "settled",
+            job_id=self.job_id,
+            cost=cost,
+            payout=share.payout,
+            fee=share.platform + share.reward,
+            beneficiary=beneficiary,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            input_price=price.input_price,
+            output_price=price.output_price,
+            minimum=policy.minimum_charge_micro_usd,
+            closed_at=self.now,
+        )
+        self._credit(jobs, settled)
+        return _as_settlement(settled, applied=True, clamped=asked > job.reserved)
+
+    def _credit(self, jobs: JobSheet, job: Job) -> None:
+        row = {
+            "provider_id": self.serving.provider_id,
+            "provider_key": self.serving.provider_key,
+            "machine_id": self.serving.machine_id,
+            "job_id": job.job_id,
+            "model": job.model,
+            "amount": job.payout,
+            "prompt_tokens": job.prompt_tokens,
+            "completion_tokens": job.completion_tokens,
+            "created_at": self.now,
+        }
+        if self.serving.account_id is not None:
+            jobs.earned({"account_id": job.beneficiary, **row})
+        elif job.beneficiary is not None:
+            jobs.owed({"address": job.beneficiary, "settled": False, **row})
 
 
-def settle_partial(
-    connection: Connection,
-    *,
-    reservation_id: str,
-    job_id: str,
-    serving: Serving,
-    prompt_tokens: int,
-    relayed_tokens: int,
-    price: Price,
-    policy: Policy,
-    now: datetime,
-) -> Settlement:
-    """Close a reservation whose consumer left after the first chunk.
+Order = Reserve | Refund | Settle
+Result = Settlement | LedgerError | None
+Together = Callable[[Connection, Sequence["Order"]], list["Result"]]
 
-    Charged are the prompt and the tokens already relayed; the owner is credited with that, as for
-    a completed job. For a consumer that left earlier, and for a provider that failed, use
-    `refund`. Raises what `settle` raises.
+
+def carry_out(connection: Connection, orders: Sequence[Order]) -> list[Result]:
+    """Carry out orders one after the other, in a few statements for all of them.
+
+    Gives what came of each; an order that may not be carried out gives its error, and leaves no
+    trace.
     """
-    return _close(
+    jobs = JobSheet(
         connection,
-        outcome="partial",
-        reservation_id=reservation_id,
-        job_id=job_id,
-        serving=serving,
-        tokens=(prompt_tokens, relayed_tokens),
-        price=price,
-        policy=policy,
-        now=now,
+        reservations={o.reservation_id for o in orders if not isinstance(o, Reserve)},
+        job_ids={o.job_id for o in orders if isinstance(o, Settle)},
     )
+    touched = (a for o in orders for a in o.touched(jobs.get(o.reservation_id)) if a is not None)
+    accounts = Sheet(connection, touched)
+    results: list[Result] = []
+    for order in orders:
+        try:
+            results.append(order.on(jobs, accounts))
+        except LedgerError as error:
+            results.append(error)
+    accounts.write()
+    jobs.write()
+    return results
+
+
+def _alone(connection: Connection, order: Order) -> Settlement | None:
+    (result,) = carry_out(connection, [order])
+    if isinstance(result, LedgerError):
+        raise result
+    return result
 
 
 def begin_run(connection: Connection, *, now: datetime) -> int:
@@ -314,79 +401,20 @@ def recover_open_reservations(
 
     `living` are the runs that still have theirs. Returns how many were refunded.
     """
-    open_jobs = connection.execute(
+    left = connection.execute(
         select(jobs.c.reservation_id).where(
             jobs.c.state == "reserved", jobs.c.run.not_in(list(living))
         )
     ).scalars()
-    return sum(refund(connection, reservation, now=now) is not None for reservation in [*open_jobs])
+    orders = [Refund(reservation_id=reservation, now=now) for reservation in left]
+    for start in range(0, len(orders), _AT_ONCE):
+        for result in carry_out(connection, orders[start : start + _AT_ONCE]):
+            if isinstance(result, LedgerError):
+                raise result
+    return len(orders)
 
 
-def _close(
-    connection: Connection,
-    *,
-    outcome: Literal["settled", "partial"],
-    reservation_id: str,
-    job_id: str,
-    serving: Serving,
-    tokens: tuple[int, int],
-    price: Price,
-    policy: Policy,
-    now: datetime,
-) -> Settlement:
-    wanted = {"reservation": reservation_id, "job": job_id}
-    row = connection.execute(_TO_CLOSE, wanted).one_or_none()
-    if row is None:
-        raise UnknownReservationError("There is no such reservation")
-    if row.state != "reserved":
-        return _as_settlement(row, applied=False)
-    if row.job_id_used:
-        raise JobConflictError("This job id has already settled another reservation")
-
-    prompt, completion = (min(max(count, 0), MAX_COUNTED_TOKENS) for count in tokens)
-    if policy.personal_prices and serving.account_id is not None:
-        # As it was when the request was accepted: nobody changes the price of a running job.
-        own = prices.own_price(connection, serving.account_id, row.model, at=row.created_at)
-        price = own or price
-    asked = money.cost(prompt, completion, price, minimum=policy.minimum_charge_micro_usd)
-    cost = min(asked, row.reserved)
-    share = money.split(
-        cost,
-        fee_percent=policy.fee_percent,
-        reward_percent=0 if row.referrer is None else policy.referral_percent,
-    )
-    beneficiary, kind = _beneficiary(serving)
-    touched = {row.account_id, books.RESERVATIONS, books.PLATFORM, beneficiary or books.UNCLAIMED}
-    touched |= set() if row.referrer is None else {row.referrer}
-    held = _opened(connection, touched, beneficiary, kind, now)
-
-    closing = {
-        "state": outcome,
-        "job_id": job_id,
-        "cost": cost,
-        "payout": share.payout,
-        "fee": share.platform + share.reward,
-        "beneficiary": beneficiary,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "input_price": price.input_price,
-        "output_price": price.output_price,
-        "minimum": policy.minimum_charge_micro_usd,
-        "closed_at": now,
-    }
-    settled = connection.execute(
-        _CLOSE,
-        {"reservation": reservation_id, **{f"new_{name}": new for name, new in closing.items()}},
-    ).one()
-    moved = [_back(row, row.reserved - cost, job_id), *_paid(beneficiary, share, job_id)]
-    if row.referrer is not None:
-        moved.append(_reward(row.referrer, share.reward, job_id))
-    books.move_all(connection, moved, now, held)
-    _record(connection, settled, serving, now)
-    return _as_settlement(settled, applied=True, clamped=asked > row.reserved)
-
-
-def _back(job: Row[Any], amount: int, reference: str) -> Movement:
+def _back(job: Job, amount: int, reference: str) -> Movement:
     # What was really spent comes from credit first, so the withdrawable part returns first.
     return Movement(
         type="refund",
@@ -396,28 +424,6 @@ def _back(job: Row[Any], amount: int, reference: str) -> Movement:
         amount=amount,
         target_withdrawable=min(job.withdrawable_reserved, amount),
     )
-
-
-def _beneficiary(serving: Serving) -> tuple[str | None, AccountKind]:
-    """The account that is credited, if any, and what kind it has to be of."""
-    if serving.account_id is not None:
-        return serving.account_id, "user"
-    return wallet_account(serving.wallet_address), "wallet"
-
-
-def _opened(
-    connection: Connection,
-    account_ids: Collection[str],
-    account_id: str | None,
-    kind: AccountKind,
-    now: datetime,
-) -> dict[str, Held]:
-    """These accounts, in few statements. `account_id` is one of them, and is made if need be."""
-    held = books.look_up(connection, account_ids, now)
-    if account_id is None or (account_id in held and held[account_id].kind == kind):
-        return held
-    books.open_account(connection, account_id, kind, now)
-    return books.look_up(connection, account_ids, now)
 
 
 def _paid(beneficiary: str | None, share: money.Split, job_id: str) -> tuple[Movement, Movement]:
@@ -451,32 +457,8 @@ def _reward(referrer: str, amount: int, job_id: str) -> Movement:
     )
 
 
-def _record(connection: Connection, job: Row[Any], serving: Serving, now: datetime) -> None:
-    row = {
-        "provider_id": serving.provider_id,
-        "provider_key": serving.provider_key,
-        "machine_id": serving.machine_id,
-        "job_id": job.job_id,
-        "model": job.model,
-        "amount": job.payout,
-        "prompt_tokens": job.prompt_tokens,
-        "completion_tokens": job.completion_tokens,
-        "created_at": now,
-    }
-    if job.beneficiary is None:
-        return
-    if serving.account_id is not None:
-        earning_totals.record(connection, [{"account_id": job.beneficiary, **row}])
-    else:
-        payout = {"address": job.beneficiary, "settled": False, **row}
-        connection.execute(_WALLET_PAYOUT, payout)
-
-
-def _reservation(connection: Connection, reservation_id: str) -> Row[Any] | None:
-    return connection.execute(_JOB, {"reservation": reservation_id}).one_or_none()
-
-
-def _as_settlement(job: Row[Any], *, applied: bool, clamped: bool = False) -> Settlement:
+def _as_settlement(job: Job, *, applied: bool, clamped: bool = False) -> Settlement:
+    assert job.state != "reserved"  # noqa: S101 - only closed jobs come here
     return Settlement(
         applied=applied,
         outcome=job.state,

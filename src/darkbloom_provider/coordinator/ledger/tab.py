@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection
-
 from darkbloom_provider import logs
-from darkbloom_provider.coordinator.ledger import reservations
-from darkbloom_provider.coordinator.ledger.reservations import Serving, Settlement
+from darkbloom_provider.coordinator.ledger.reservations import (
+    Refund,
+    Reserve,
+    Serving,
+    Settle,
+    Settlement,
+)
 from darkbloom_provider.coordinator.metrics import Metrics
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.store.database import Database, LedgerUnavailableError
@@ -62,8 +65,7 @@ class Books:
         tab = Tab(self, reservation_id, price)
         try:
             await self.database.write(
-                lambda connection: reservations.reserve(
-                    connection,
+                Reserve(
                     reservation_id=reservation_id,
                     account_id=account_id,
                     model=model,
@@ -130,54 +132,37 @@ class Tab:
         Raises:
             LedgerUnavailableError: Nothing was written; the reservation is still open.
         """
-        await self._close(
-            lambda connection: reservations.settle(
-                connection,
-                reservation_id=self._reservation_id,
-                job_id=job_id,
-                serving=serving,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                price=self._price,
-                policy=self._books.policy,
-                now=self._books.now(),
-            ),
-            usage,
-        )
+        await self._close(self._order(job_id, serving, usage), usage)
 
     async def settle_partial(self, job_id: str, serving: Serving, usage: Usage) -> None:
         """The consumer left: charge and credit what was relayed. Raises as `settle`."""
-        await self._close(
-            lambda connection: reservations.settle_partial(
-                connection,
-                reservation_id=self._reservation_id,
-                job_id=job_id,
-                serving=serving,
-                prompt_tokens=usage.prompt_tokens,
-                relayed_tokens=usage.completion_tokens,
-                price=self._price,
-                policy=self._books.policy,
-                now=self._books.now(),
-            ),
-            usage,
-        )
+        await self._close(self._order(job_id, serving, usage, partial=True), usage)
 
     async def refund(self) -> None:
         """Nothing is owed: give all of it back. Raises as `settle`."""
-        await self._close(
-            lambda connection: reservations.refund(
-                connection, self._reservation_id, now=self._books.now()
-            )
+        await self._close(Refund(reservation_id=self._reservation_id, now=self._books.now()))
+
+    def _order(
+        self, job_id: str, serving: Serving, usage: Usage, *, partial: bool = False
+    ) -> Settle:
+        return Settle(
+            reservation_id=self._reservation_id,
+            job_id=job_id,
+            serving=serving,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            price=self._price,
+            policy=self._books.policy,
+            now=self._books.now(),
+            partial=partial,
         )
 
-    async def _close(
-        self, operation: Callable[[Connection], Settlement | None], usage: Usage | None = None
-    ) -> None:
+    async def _close(self, order: Settle | Refund, usage: Usage | None = None) -> None:
         async with self._lock:
             if self._settlement is not None:
                 return
             try:
-                self._settlement = await self._books.database.write(operation)
+                self._settlement = await self._books.database.write(order)
             except BaseException as error:
                 # However this ends, it may still be open.
                 if isinstance(error, Exception):

@@ -1,13 +1,15 @@
 """The coordinator's database: one writer thread, reader threads, and no wait on the event loop.
 
 All writes pass through one thread in the order they were asked for. What has piled up while the
-disk was busy shares one commit (group commit): each operation runs in a savepoint of its own, and
-nobody is told of success before the commit is on disk.
+disk was busy shares one commit (group commit): each operation runs in a savepoint of its own, or in
+one with its neighbours if they can be joined (`Joining`), and nobody is told of success before the
+commit is on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
@@ -45,6 +47,14 @@ MAX_BATCH: Final = 64
 """Operations that may share one commit."""
 
 _log = logs.get("coordinator")
+
+
+class Joining(Protocol):
+    """An operation that shares its statements with its neighbours of the same kind in a batch."""
+
+    @property
+    def together(self) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
+        """Carries out several of them, in order; gives each one's value, or its error."""
 
 
 @dataclass(slots=True)
@@ -225,7 +235,11 @@ class Database:
     def _transact(self, batch: Sequence[_Write[Any]]) -> list[_Outcome]:
         """Run a batch and commit it; returns once that is on disk, else raises."""
         with self._storage.writer.connect() as connection, connection.begin() as transaction:
-            outcomes = [_attempt(connection, write.operation) for write in batch]
+            outcomes = [
+                outcome
+                for together, writes in itertools.groupby(batch, key=_together)
+                for outcome in _attempt_all(connection, together, [w.operation for w in writes])
+            ]
             ticket = self._storage.ticket(connection)
             try:
                 transaction.commit()
@@ -240,6 +254,27 @@ class Database:
         if self._storage.committed(ticket):
             return outcomes
         raise lost
+
+
+def _together(write: _Write[Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]] | None:
+    """How an operation is carried out with its neighbours; None if it stays alone."""
+    return getattr(write.operation, "together", None)
+
+
+def _attempt_all(
+    connection: Connection,
+    together: Callable[[Connection, Sequence[Any]], Sequence[Any]] | None,
+    operations: Sequence[Callable[[Connection], Any]],
+) -> list[_Outcome]:
+    if together is not None and len(operations) > 1:
+        joined = _attempt(connection, lambda c: together(c, operations))
+        if joined.error is None:
+            return [
+                _Outcome(error=value) if isinstance(value, BaseException) else _Outcome(value)
+                for value in joined.value
+            ]
+        # A statement was refused, for one of them: which one shows when each is on its own.
+    return [_attempt(connection, operation) for operation in operations]
 
 
 def _attempt(connection: Connection, operation: Callable[[Connection], Any]) -> _Outcome:
