@@ -131,7 +131,8 @@ class Reserve:
 
     Raises:
         InsufficientFundsError: The balance is smaller; nothing was debited.
-        LedgerError: The amount is negative, or the account is not a user's.
+        LedgerError: The amount is negative, the account is not a user's, or there is such a
+            reservation.
     """
 
     reservation_id: str
@@ -160,6 +161,8 @@ class Reserve:
         """Enter it."""
         if self.amount < 0:
             raise LedgerError("A reservation cannot be negative")
+        if jobs.get(self.reservation_id) is not None:
+            raise LedgerError("This reservation exists already")
         before = accounts.balance_of(self.account_id)
         if self.amount > before.balance:
             raise InsufficientFundsError(needed=self.amount, available=before.balance)
@@ -363,7 +366,7 @@ def carry_out(connection: Connection, orders: Sequence[Order]) -> list[Result]:
     """
     jobs = JobSheet(
         connection,
-        reservations={o.reservation_id for o in orders if not isinstance(o, Reserve)},
+        reservations={o.reservation_id for o in orders},
         job_ids={o.job_id for o in orders if isinstance(o, Settle)},
     )
     touched = (a for o in orders for a in o.touched(jobs.get(o.reservation_id)) if a is not None)
