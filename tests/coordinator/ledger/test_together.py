@@ -76,7 +76,7 @@ orders = st.one_of(
 )
 
 
-def one_by_one(connection: Connection, asked: Sequence[Order]) -> list[object]:
+def one_by_one(connection: Connection, asked: Sequence[Order[Any]]) -> list[object]:
     results: list[object] = []
     for order in asked:
         try:
@@ -120,7 +120,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 @settings(max_examples=60, deadline=None)
 @given(asked=st.lists(orders, max_size=14), cuts=st.sets(st.integers(0, 14)))
 def test_together_orders_do_what_they_do_one_by_one(
-    fresh: Callable[[], Path], asked: list[Order], cuts: set[int]
+    fresh: Callable[[], Path], asked: list[Order[Any]], cuts: set[int]
 ) -> None:
     edges = sorted({0, len(asked)} | {cut for cut in cuts if cut < len(asked)})
     groups = [asked[start:end] for start, end in itertools.pairwise(edges)]

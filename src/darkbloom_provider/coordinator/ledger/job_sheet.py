@@ -27,7 +27,6 @@ class Job:
     """A row of `jobs`, field for field. Amounts in micro-USD."""
 
     reservation_id: str
-    job_id: str | None
     account_id: str
     """Who pays."""
     model: str
@@ -35,17 +34,18 @@ class Job:
     run: int
     reserved: int
     withdrawable_reserved: int
-    cost: int
-    payout: int
-    fee: int
-    beneficiary: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    input_price: int
-    output_price: int
-    minimum: int
     created_at: datetime
-    closed_at: datetime | None
+    job_id: str | None = None
+    cost: int = 0
+    payout: int = 0
+    fee: int = 0
+    beneficiary: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_price: int = 0
+    output_price: int = 0
+    minimum: int = 0
+    closed_at: datetime | None = None
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Job))

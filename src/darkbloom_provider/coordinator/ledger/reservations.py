@@ -9,10 +9,11 @@ raises with nothing moved.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
@@ -125,8 +126,47 @@ def deposit(
     return books.balance_of(connection, account_id)
 
 
+Result_co = TypeVar("Result_co", covariant=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
+class Order(ABC, Generic[Result_co]):
+    """What is to be done with one reservation: an operation of `store.database`.
+
+    Orders that wait for the same transaction are carried out together, see `carry_out`.
+    """
+
+    reservation_id: str
+    now: datetime
+
+    def __call__(self, connection: Connection) -> Result_co:
+        """Carry it out alone. Raises what `on` raises."""
+        (outcome,) = carry_out(connection, [self])
+        if isinstance(outcome, LedgerError):
+            raise outcome
+        result: Result_co = outcome
+        return result
+
+    @property
+    def together(self) -> Callable[[Connection, Sequence[Order[Any]]], list[Any]]:
+        """How it is carried out with its neighbours in a batch (`store.database.Joining`)."""
+        return carry_out
+
+    @abstractmethod
+    def touched(self, job: Job | None) -> tuple[str | None, ...]:
+        """The accounts that it will move money between, to be read beforehand."""
+
+    @abstractmethod
+    def on(self, jobs: JobSheet, accounts: Sheet) -> Result_co:
+        """Enter it.
+
+        Raises:
+            LedgerError: It may not be done. Then it has left no trace.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve(Order[None]):
     """Set aside the most a request can cost. Credit that cannot be withdrawn is used first.
 
     Raises:
@@ -135,25 +175,14 @@ class Reserve:
             reservation.
     """
 
-    reservation_id: str
     account_id: str
     model: str
     amount: int
-    now: datetime
     run: int = 0
     """The coordinator that has the request, see `recover_open_reservations`."""
 
-    def __call__(self, connection: Connection) -> None:
-        """Carry it out alone."""
-        _alone(connection, self)
-
-    @property
-    def together(self) -> Together:
-        """How it is carried out with others."""
-        return carry_out
-
     def touched(self, job: Job | None) -> tuple[str | None, ...]:
-        """The accounts that it moves money between."""
+        """The consumer's, and what is reserved."""
         del job
         return self.account_id, books.RESERVATIONS
 
@@ -179,50 +208,27 @@ class Reserve:
         jobs.reserve(
             Job(
                 reservation_id=self.reservation_id,
-                job_id=None,
                 account_id=self.account_id,
                 model=self.model,
                 state="reserved",
                 run=self.run,
                 reserved=self.amount,
                 withdrawable_reserved=consumed,
-                cost=0,
-                payout=0,
-                fee=0,
-                beneficiary=None,
-                prompt_tokens=0,
-                completion_tokens=0,
-                input_price=0,
-                output_price=0,
-                minimum=0,
                 created_at=self.now,
-                closed_at=None,
             )
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refund:
+class Refund(Order[Settlement | None]):
     """Give a reservation back in full. Nobody is credited.
 
     None comes of it if there is no such reservation, so a caller that does not know whether its
     reservation was written may refund it. Closed before: nothing moves and `applied` is False.
     """
 
-    reservation_id: str
-    now: datetime
-
-    def __call__(self, connection: Connection) -> Settlement | None:
-        """Carry it out alone."""
-        return _alone(connection, self)
-
-    @property
-    def together(self) -> Together:
-        """How it is carried out with others."""
-        return carry_out
-
     def touched(self, job: Job | None) -> tuple[str | None, ...]:
-        """The accounts that it moves money between."""
+        """The consumer's, and what is reserved."""
         return (books.RESERVATIONS, None if job is None else job.account_id)
 
     def on(self, jobs: JobSheet, accounts: Sheet) -> Settlement | None:
@@ -237,7 +243,7 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settle:
+class Settle(Order[Settlement]):
     """Close a reservation: charge the job's cost, refund the rest, credit the owner.
 
     For a completed job, or for a `partial` one, whose consumer left after the first chunk: charged
@@ -251,26 +257,13 @@ class Settle:
         JobConflictError: The job id has settled another reservation.
     """
 
-    reservation_id: str
     job_id: str
     serving: Serving
     prompt_tokens: int
     completion_tokens: int
     price: Price
     policy: Policy
-    now: datetime
     partial: bool = False
-
-    def __call__(self, connection: Connection) -> Settlement:
-        """Carry it out alone."""
-        settled = _alone(connection, self)
-        assert settled is not None  # noqa: S101 - `on` never returns None
-        return settled
-
-    @property
-    def together(self) -> Together:
-        """How it is carried out with others."""
-        return carry_out
 
     @property
     def beneficiary(self) -> str | None:
@@ -279,7 +272,7 @@ class Settle:
         return serving.account_id or wallet_account(serving.wallet_address)
 
     def touched(self, job: Job | None) -> tuple[str | None, ...]:
-        """The accounts that it moves money between, the referrer's aside."""
+        """Those of everybody who gets something, the referrer's aside."""
         consumer = None if job is None else job.account_id
         owner = self.beneficiary or books.UNCLAIMED
         return books.RESERVATIONS, books.PLATFORM, owner, consumer
@@ -353,25 +346,19 @@ class Settle:
             jobs.owed({"address": job.beneficiary, "settled": False, **row})
 
 
-Order = Reserve | Refund | Settle
-Result = Settlement | LedgerError | None
-Together = Callable[[Connection, Sequence["Order"]], list["Result"]]
-
-
-def carry_out(connection: Connection, orders: Sequence[Order]) -> list[Result]:
+def carry_out(connection: Connection, orders: Sequence[Order[Any]]) -> list[Any]:
     """Carry out orders one after the other, in a few statements for all of them.
 
-    Gives what came of each; an order that may not be carried out gives its error, and leaves no
-    trace.
+    Gives what came of each: its result, or the `LedgerError` of one that may not be done.
     """
     jobs = JobSheet(
         connection,
-        reservations={o.reservation_id for o in orders},
-        job_ids={o.job_id for o in orders if isinstance(o, Settle)},
+        reservations={order.reservation_id for order in orders},
+        job_ids={order.job_id for order in orders if isinstance(order, Settle)},
     )
     touched = (a for o in orders for a in o.touched(jobs.get(o.reservation_id)) if a is not None)
     accounts = Sheet(connection, touched)
-    results: list[Result] = []
+    results: list[Any] = []
     for order in orders:
         try:
             results.append(order.on(jobs, accounts))
@@ -380,13 +367,6 @@ def carry_out(connection: Connection, orders: Sequence[Order]) -> list[Result]:
     accounts.write()
     jobs.write()
     return results
-
-
-def _alone(connection: Connection, order: Order) -> Settlement | None:
-    (result,) = carry_out(connection, [order])
-    if isinstance(result, LedgerError):
-        raise result
-    return result
 
 
 def begin_run(connection: Connection, *, now: datetime) -> int:
