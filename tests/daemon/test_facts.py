@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def facts(
     activity: FakeActivity | None = None,
     machine: Machine = MACHINE,
     attestation: str | None = None,
+    unattested: Callable[[], object] = lambda: None,
 ) -> ProviderFacts:
     return ProviderFacts(
         machine,
@@ -82,6 +84,7 @@ def facts(
         version="1.2.3",
         public_key="the-public-key",
         attestation=attestation,
+        unattested=unattested,
     )
 
 
@@ -253,10 +256,16 @@ class FailingKey:
 
 def test_an_enclave_that_fails_later_ends_the_attestation_and_nothing_else() -> None:
     machine = dataclasses.replace(ENCLAVED, enclave_key=FailingKey())
-    told = facts(machine=machine, attestation="the attestation")
-    answer = told.answer(CHALLENGE)
-    assert answer.signature
+    calls: list[str] = []
+    told = facts(
+        machine=machine,
+        attestation="the attestation",
+        unattested=lambda: calls.append("register again"),
+    )
+    answers = [told.answer(CHALLENGE) for _ in range(3)]
+    assert all(answer.signature for answer in answers)
     assert told.registration()[1] is None
+    assert calls == ["register again"]
 
 
 def test_an_enclave_that_does_not_sign_attests_nothing() -> None:

@@ -35,6 +35,7 @@ from darkbloom_provider.errors import (
     DarkbloomError,
     ModelError,
 )
+from darkbloom_provider.host.enclave import EnclaveError
 from darkbloom_provider.host.posture import Posture, development, linux_posture
 from darkbloom_provider.host.privacy import Check
 from darkbloom_provider.host.runtime import Hashes
@@ -45,12 +46,13 @@ from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol.attestation import judge
 from darkbloom_provider.protocol.boxes import Channel, KeyPair
 from darkbloom_provider.protocol.messages import (
+    AttestationChallenge,
     Hardware,
     InferenceRequest,
     SystemMetrics,
 )
 from darkbloom_provider.protocol.money import DEFAULT_PRICE, Price
-from darkbloom_provider.protocol.signed import SoftwareKey, verify
+from darkbloom_provider.protocol.signed import SigningKey, SoftwareKey, verify
 from support.daemon_parts import MODEL, NOW, FakeEngine, FakeJournal, FakeReply, chat
 from support.manual_time import settle
 from support.processes import until
@@ -128,7 +130,7 @@ class FakeRooms:
     links: list[FakeLink] = field(default_factory=list)
     facts: list[ProviderFacts] = field(default_factory=list)
     linked: Credentials | None = None
-    enclave_key: SoftwareKey | None = None
+    enclave_key: SigningKey | None = None
     journal: FakeJournal | None = None
     locked: Exception | None = None
 
@@ -297,6 +299,38 @@ async def test_answers_are_signed_only_with_a_key_that_was_attested(
     assert digest is not None
     assert signature is not None
     assert verify(key.public_text, signature, digest.encode())
+
+
+async def test_an_enclave_that_signs_no_more_has_the_machine_register_without_it(
+    rooms: FakeRooms,
+) -> None:
+    key = FadingKey()
+    rooms.enclave_key = key
+    rooms.posture = Posture(sip_enabled=True, secure_boot_enabled=True)
+    async with life(rooms) as one:
+        link = await one.serving()
+        (facts,) = rooms.facts
+        assert facts.registration()[1] is not None
+        key.faded = True
+        facts.answer(AttestationChallenge(nonce="n", timestamp="2026-01-02T03:04:05Z"))
+        assert link.reregistered == []  # the answer goes first
+        await settle()
+        assert link.reregistered == ["the attestation can be kept no longer"]
+        assert facts.registration()[1] is None
+
+
+class FadingKey:
+    """A key that the system takes away."""
+
+    def __init__(self) -> None:
+        self.key = SoftwareKey()
+        self.public_text = self.key.public_text
+        self.faded = False
+
+    def sign(self, message: bytes) -> str:
+        if self.faded:
+            raise EnclaveError("The Secure Enclave does not sign")
+        return self.key.sign(message)
 
 
 async def test_status_can_be_asked_while_a_model_loads(rooms: FakeRooms) -> None:

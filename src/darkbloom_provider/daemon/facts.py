@@ -155,7 +155,9 @@ class ProviderFacts:
         public_key: str,
         attestation: str | None = None,
         speeds: MeasuredSpeeds | None = None,
+        unattested: Callable[[], object] = lambda: None,
     ) -> None:
+        """Facts of `machine`. `unattested` is called when its attestation can be kept no longer."""
         self._machine = machine
         self._activity = activity
         self._version = version
@@ -165,6 +167,7 @@ class ProviderFacts:
         # which the coordinator has nothing to check with.
         self._signing_key: SigningKey = machine.enclave_key or SoftwareKey()
         self._speeds = speeds
+        self._unattested = unattested
         self._metrics = SystemMetrics()
         self.linked = False
         """Whether the latest registration named an account, which is then credited."""
@@ -218,11 +221,12 @@ class ProviderFacts:
         try:
             return self._signed_answer(challenge)
         except DarkbloomError as error:
-            # The coordinator will not believe the answer below; the next registration is one
-            # without an attestation, under which it will.
+            # The coordinator will not believe the answer below; the next registration, which this
+            # asks for, is one without an attestation, under which it will.
             _log.error("the attestation is given up", why=str(error))
             self._attestation = None
             self._signing_key = SoftwareKey()
+            self._unattested()
             return self._signed_answer(challenge)
 
     def _signed_answer(self, challenge: AttestationChallenge) -> AttestationResponse:

@@ -347,6 +347,7 @@ class Supervisor:
             public_key=self._key_pair.public_text,
             attestation=attestation,
             speeds=speeds,
+            unattested=self._register_unattested,
         )
         self._attested = attestation is not None
         terms = Terms(
@@ -429,6 +430,14 @@ class Supervisor:
         finally:
             await file.write()
             file.close()
+
+    def _register_unattested(self) -> None:
+        self._attested = False
+        if self._link is not None:
+            # After the answer that is being made, or it would be taken for one of the new session.
+            asyncio.get_running_loop().call_soon(
+                self._link.request_reregister, "the attestation can be kept no longer"
+            )
 
     async def _on_the_beat(self, period_s: float) -> None:
         await asyncio.sleep(to_the_beat(period_s, self._around.clock()))
