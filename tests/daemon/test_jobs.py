@@ -517,6 +517,19 @@ async def test_a_slow_consumer_slows_only_its_own_job() -> None:
     assert slow.content == quick.content == "Hello"
 
 
+async def test_no_text_is_made_once_a_privacy_promise_is_broken() -> None:
+    kept = [True, False]
+    async with desk(promises_kept=lambda: kept.pop(0)) as d:
+        first = d.send(chat(stream=True))
+        await first.over.wait()
+        second = d.send(chat(stream=True), "job-2")
+        await second.over.wait()
+    assert (len(first.completions), first.errors) == (1, [])
+    assert second.errors == [("the provider's security posture has changed", 503)]
+    assert second.events == []
+    assert [record.job_id for record in d.books.records] == ["job-1"]
+
+
 async def test_one_job_too_many_is_refused_with_503() -> None:
     gate = asyncio.Event()
     async with desk(FakeEngine(gate=gate), max_jobs=2) as d:

@@ -132,6 +132,8 @@ class FakeRooms:
     linked: Credentials | None = None
     enclave_key: SigningKey | None = None
     journal: FakeJournal | None = None
+    broken: bool = False
+    """Whether what was promised of privacy holds no longer."""
     locked: Exception | None = None
 
     def machine(self) -> Machine:
@@ -192,7 +194,8 @@ class FakeRooms:
         self.steps.append("seal")
 
     def privacy(self, posture: Posture) -> dict[str, Check]:
-        return {"sip_enabled": Check(posture.sip_enabled is True, "csrutil status: so it says")}
+        holds = posture.sip_enabled is True and not self.broken
+        return {"sip_enabled": Check(holds, "csrutil status: so it says")}
 
 
 @dataclass
@@ -299,6 +302,26 @@ async def test_answers_are_signed_only_with_a_key_that_was_attested(
     assert digest is not None
     assert signature is not None
     assert verify(key.public_text, signature, digest.encode())
+
+
+async def test_a_privacy_promise_that_is_broken_is_registered_as_broken(rooms: FakeRooms) -> None:
+    rooms.posture = Posture(sip_enabled=True)
+    async with life(rooms) as one:
+        link = await one.serving()
+        register, _ = rooms.facts[0].registration()
+        assert register.privacy_capabilities is not None
+        assert register.privacy_capabilities.sip_enabled
+        reply = start(rooms, link)
+        rooms.broken = True
+        await reply.over.wait()
+        assert reply.errors == [("the provider's security posture has changed", 503)]
+        assert link.reregistered == ["a privacy promise holds no longer"]
+        register, _ = rooms.facts[0].registration()
+        assert register.privacy_capabilities is not None
+        assert not register.privacy_capabilities.sip_enabled
+        reply = start(rooms, link, "after it was registered")
+        await reply.over.wait()
+        assert reply.errors == []
 
 
 async def test_an_enclave_that_signs_no_more_has_the_machine_register_without_it(

@@ -274,6 +274,7 @@ async def desk(
     prepare: Callable[[str], Any] = nothing_to_prepare,
     served: frozenset[str] = SERVED,
     enclave_key: SigningKey | None = None,
+    promises_kept: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[Desk]:
     """A job runner; when the block ends, its jobs must have ended or are cut."""
     engine = engine or FakeEngine()
@@ -287,6 +288,7 @@ async def desk(
         chunks_per_second=math.inf,
         max_jobs=max_jobs,
         enclave_key=enclave_key,
+        promises_kept=promises_kept,
     )
     offer = Offer(models=lambda: (MODEL,), prepare=prepare, served=served)
     tally = Tally()

@@ -146,6 +146,9 @@ class JobRunner:
         await job.reply.accepted()
         request = self._answers.read(body)
         job.model = request.model
+        if not self._terms.promises_kept():
+            why = "the provider's security posture has changed"
+            raise RefusedError(why, HTTPStatus.SERVICE_UNAVAILABLE)
         answering = await self._answers.begin(job.request.request_id, request)
         try:
             await self._stream(job, answering, channel)

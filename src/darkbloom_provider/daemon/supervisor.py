@@ -357,6 +357,7 @@ class Supervisor:
             now=self._around.now,
             # A signature that nobody has the key to is worth nothing.
             enclave_key=None if attestation is None else machine.enclave_key,
+            promises_kept=self._promises_kept,
         )
         tally = Tally()
         answers = self._answers(engine, tally, tasks)
@@ -430,6 +431,18 @@ class Supervisor:
         finally:
             await file.write()
             file.close()
+
+    def _promises_kept(self) -> bool:
+        """Whether what was registered of privacy holds now; if not, what does is registered."""
+        if self._machine is None:
+            return True
+        now = self._rooms.privacy(self._machine.posture)
+        broken = [name for name, was in self._privacy.items() if was.holds and not now[name].holds]
+        for name in broken:
+            _log.error("a privacy promise holds no longer", what=name, why=now[name].evidence)
+        if broken and self._link is not None:
+            self._link.request_reregister("a privacy promise holds no longer")
+        return not broken
 
     def _register_unattested(self) -> None:
         self._attested = False

@@ -149,6 +149,8 @@ class Terms:
     max_jobs: int = MAX_JOBS
     enclave_key: SigningKey | None = None
     """Signs what was answered; None where there is no Secure Enclave."""
+    promises_kept: Callable[[], bool] = lambda: True
+    """Whether all that was registered of privacy still holds, measured now."""
 
     def gather_seconds(self, jobs: int) -> float:
         """How long text of an answer gathers for its next chunk while so many jobs are served."""
