@@ -275,6 +275,19 @@ async def test_a_client_that_stops_reading_stops_the_engine(network: Open) -> No
     assert (jobs.cancelled, jobs.served) == (1, 0)
 
 
+async def test_a_client_that_reads_no_more_of_a_completion_stops_the_engine(opened: Open) -> None:
+    async with opened() as one:
+        stream = await one.openai.completions.create(
+            model=one.model, prompt="a stone", max_tokens=900, temperature=0, stream=True
+        )
+        async for _ in stream:
+            break
+        await stream.close()
+        await one.idle()
+        jobs = one.supervisor.status().jobs
+    assert (jobs.cancelled, jobs.served) == (1, 0)
+
+
 async def test_anthropics_client_that_stops_reading_stops_the_engine(opened: Open) -> None:
     async with opened() as one, claude(one) as client:
         stream = await client.messages.create(
