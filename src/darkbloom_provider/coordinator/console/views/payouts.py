@@ -17,12 +17,6 @@ from darkbloom_provider.protocol.money import (
 )
 
 DEFAULT_MINIMUM: Final = 1_000_000
-_COUNTRY_TEXT: Final = (
-    "AE AT AU BE BG BR CA CH CY CZ DE DK EE ES FI FR GB GH GR HK HR HU IE IN IT JP KE LT LU LV MT "
-    "MX MY NG NL NO NZ PL PT RO SE SG SI SK TH US"
-)
-COUNTRIES: Final = tuple(_COUNTRY_TEXT.split())
-"""Where Stripe pays out to, by ISO 3166-1; the network's list."""
 
 State = Literal["off", "none", "pending", "restricted", "rejected", "ready"]
 Tone = Literal["good", "wait", "bad"]
