@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Connection
 
 from darkbloom_provider.cli.main import darkbloom
-from darkbloom_provider.coordinator import accounts
-from darkbloom_provider.coordinator.database import Database
+from darkbloom_provider.coordinator.accounts import people
 from darkbloom_provider.coordinator.deposits import ledger
 from darkbloom_provider.coordinator.deposits.rail import CheckoutReport, Reversal
+from darkbloom_provider.coordinator.store.database import Database
 from support.books import CONSUMER, NOON, opened
 
 EMAIL = "consumer@example.org"
@@ -53,9 +53,7 @@ def deposit(
 @pytest.fixture
 async def books(place: Path | str) -> AsyncIterator[Database]:
     async with opened(place) as db:
-        await db.write(
-            lambda c: accounts.create_user(c, account_id=CONSUMER, email=EMAIL, now=NOON)
-        )
+        await db.write(lambda c: people.create_user(c, account_id=CONSUMER, email=EMAIL, now=NOON))
         yield db
 
 

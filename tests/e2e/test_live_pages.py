@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from darkbloom_provider.coordinator.console.gate import SESSION_COOKIE
-from darkbloom_provider.coordinator.registry import Session
+from darkbloom_provider.coordinator.providers.registry import Session
 from darkbloom_provider.coordinator.settings import Policy
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.protocol.messages import Hardware

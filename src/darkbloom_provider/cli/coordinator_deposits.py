@@ -15,7 +15,7 @@ from darkbloom_provider.coordinator.deposits.listing import (
     standing,
 )
 from darkbloom_provider.coordinator.operator import Operator
-from darkbloom_provider.coordinator.replies import rfc3339
+from darkbloom_provider.coordinator.rest.replies import rfc3339
 from darkbloom_provider.protocol.money import format_usd
 
 _LIMIT: Final = 50

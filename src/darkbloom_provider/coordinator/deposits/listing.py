@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from darkbloom_provider.coordinator.deposits.ledger import Deposit
-from darkbloom_provider.coordinator.schema import accounts, deposits, users
+from darkbloom_provider.coordinator.store.schema import accounts, deposits, users
 
 Standing = Literal["pending", "expired", "paid", "partly refunded", "refunded", "disputed"]
 
