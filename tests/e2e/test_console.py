@@ -235,7 +235,7 @@ async def withdraw(page: Page) -> None:
     await expect(figure(preview, "Fee")).to_have_text("$0.500000")
     await expect(figure(preview, "You get")).to_have_text("$0.900000")
     await page.get_by_role("button", name="Withdraw now").click()
-    await expect(page.get_by_role("status")).to_contain_text("on its way")
+    await expect(page.get_by_role("status")).to_contain_text("is noted")
     await expect(page.get_by_role("cell", name=re.compile("in progress"))).to_be_visible()
 
 

@@ -116,12 +116,21 @@ def panel(status: Mapping[str, Any], withdrawable: int) -> PayoutPanel:
         sandbox=status.get("sandbox") is True,
         destination=destination(status),
         instant=status.get("instant_eligible") is True,
-        currently_due=tuple(str(item) for item in status.get("currently_due") or ()),
+        currently_due=tuple(in_words(str(item)) for item in status.get("currently_due") or ()),
         minimum=int(status.get("min_withdraw_micro_usd") or DEFAULT_MINIMUM),
         instant_fee_bps=int(status.get("instant_fee_bps") or 0),
         instant_fee_minimum=round((status.get("instant_fee_min_usd") or 0) * MICRO_PER_USD),
         withdrawable=withdrawable,
     )
+
+
+def in_words(requirement: str) -> str:
+    """What Stripe still asks for, by the name of its field.
+
+    >>> in_words("individual.verification.document"), in_words("external_account")
+    ('individual verification document', 'external account')
+    """
+    return requirement.replace(".", " ").replace("_", " ")
 
 
 def destination(document: Mapping[str, Any]) -> str:
