@@ -86,9 +86,9 @@
       // The session has ended, or what is shown is gone: no more to ask for.
       if (reply.type === "opaqueredirect" || reply.status === 404) return;
       if (!reply.ok) throw new Error(reply.statusText);
-      const fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
-      const main = fresh.querySelector("main[data-refresh]");
-      if (main && !inUse()) show(main);
+      const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+      const fresh = page.querySelector("main[data-refresh]");
+      if (fresh && !inUse()) show(fresh);
       wait = every;
     } catch {
       // What is shown stays, and is asked for more rarely.
