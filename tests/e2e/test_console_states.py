@@ -43,6 +43,12 @@ async def seen(page: Page, visitor: str, path: str) -> None:
     await is_sound(page, visitor, path, examined=["phone"])
 
 
+async def sent(page: Page, button: str) -> None:
+    """Send a form, and wait for the page that answers it: it may look like the one before."""
+    async with page.expect_event("load"):
+        await page.get_by_role("button", name=button).click()
+
+
 async def signed_in(browser: Browser, net: Network) -> Page:
     context = await browser.new_context(viewport=DESKTOP)
     session, base = net.session().reveal(), net.coordinator.base_url
@@ -75,14 +81,14 @@ async def test_every_refusal_is_a_page_that_says_what_to_do(
         page = await signed_in(browser, net)
 
         await page.goto(f"{base}/keys")
-        await page.get_by_role("button", name="Make a key").click()
-        await page.get_by_role("button", name="Make a key").click()
+        await sent(page, "Make a key")
+        await sent(page, "Make a key")
         await expect(page.get_by_role("alert")).to_contain_text("Too many requests")
         await seen(page, "refused", "/too-many")
 
         forged = "document.querySelector('form[action=\"/keys\"] input[type=hidden]').value = 'x'"
         await page.evaluate(forged)
-        await page.get_by_role("button", name="Make a key").click()
+        await sent(page, "Make a key")
         await expect(page.get_by_role("alert")).to_contain_text("was not sent from a page")
         await seen(page, "refused", "/foreign-form")
 
@@ -98,7 +104,7 @@ async def test_every_refusal_is_a_page_that_says_what_to_do(
         for number in range(4):
             await stranger.get_by_label("E-mail address").fill("nobody@example.org")
             await stranger.get_by_label("Password").fill("not my password")
-            await stranger.get_by_role("button", name="Sign in").click()
+            await sent(stranger, "Sign in")
             await expect(stranger.get_by_role("alert")).to_be_visible()
             if number == 0:
                 await seen(stranger, "refused", "/wrong-password")
