@@ -183,6 +183,7 @@ async def earned_is_shown(page: Page, base: str) -> None:
     await page.get_by_text("Show the graph as a table").click()
     row = page.get_by_role("row").filter(has_text="1 May 2026").first
     await expect(row).to_contain_text("1,350,000")
+    await is_sound(page, "owner", "/graph-as-table", examined=["phone"])
 
 
 async def the_machine_has_its_own_page(page: Page, base: str) -> None:
@@ -235,7 +236,7 @@ async def withdraw(page: Page) -> None:
     await expect(figure(preview, "Fee")).to_have_text("$0.500000")
     await expect(figure(preview, "You get")).to_have_text("$0.900000")
     await page.get_by_role("button", name="Withdraw now").click()
-    await expect(page.get_by_role("status")).to_contain_text("on its way")
+    await expect(page.get_by_role("status")).to_contain_text("is noted")
     await expect(page.get_by_role("cell", name=re.compile("in progress"))).to_be_visible()
 
 

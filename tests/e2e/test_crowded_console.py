@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,9 +39,11 @@ PRICES = (QWEN_PRICE, Price(100_000, 7_800_000_000))
 PATHS = (
     "/earn",
     "/earn?span=hour",
+    "/earn?page=6",
     "/earn/withdraw",
     "/earn/withdrawals",
     "/machines",
+    "/keys",
     "/leaderboard",
     "/models",
     "/stats",
@@ -48,7 +51,7 @@ PATHS = (
 
 
 def identity(number: int) -> str:
-    return f"{number:032x}"
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
 
 async def crowd(net: Network, clock: Clock, owner: str) -> None:
@@ -136,6 +139,8 @@ async def test_pages_hold_up_under_a_lot_of_everything(tmp_path: Path) -> None:
         machines(net, clock, owner)
         session = net.coordinator.operator.session_token(owner).reveal()
         await withdraw(net, session)
+        for name in ("laptop", "x" * 64, "the script that asks every night " * 2):
+            await net.coordinator.operator.create_api_key(owner, name=name.strip()[:64])
         base = net.coordinator.base_url
         paths = (*PATHS, f"/machines/{address(identity(0))}", f"/machines/{address(identity(1))}")
         await every_page_is_sound(browser, base, session, paths, "crowd", examined=["phone"])

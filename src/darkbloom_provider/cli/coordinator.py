@@ -15,6 +15,7 @@ import click
 from darkbloom_provider import logs
 from darkbloom_provider.cli import (
     coordinator_accounts,
+    coordinator_deposits,
     coordinator_explain,
     coordinator_ledger,
     coordinator_offer,
@@ -62,6 +63,7 @@ def command() -> None:
 
 for _command in (
     *coordinator_accounts.COMMANDS,
+    *coordinator_deposits.COMMANDS,
     *coordinator_explain.COMMANDS,
     *coordinator_ledger.COMMANDS,
     *coordinator_offer.COMMANDS,

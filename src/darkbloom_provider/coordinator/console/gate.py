@@ -212,8 +212,14 @@ async def not_found(console: Console, request: Request, error: HTTPException) ->
         user, session = None, None
     proof = csrf.proof(session.reveal()) if session else ""
     visit = Visit(console, request, user, session, proof)
-    message = "There is no such page" if error.status_code == HTTPStatus.NOT_FOUND else error.detail
-    return failure(visit, error.status_code, message)
+    if error.status_code != HTTPStatus.NOT_FOUND:
+        return failure(visit, error.status_code, error.detail)
+    view = {
+        "title": "Page not found",
+        "message": "There is no such page",
+        "next_step": "Check the address, or begin at one of the links above.",
+    }
+    return visit.page("error.html", view, status=error.status_code)
 
 
 def crashed(console: Console, request: Request) -> Response:

@@ -13,14 +13,18 @@ from darkbloom_provider.coordinator.console import writing
 from darkbloom_provider.coordinator.payouts.rail import ETA
 
 PACKAGE: Final = "darkbloom_provider.coordinator.console"
-STATIC: Final = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
+STATIC: Final = {
+    "console.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    "live.js": "text/javascript",
+}
 ASSET_LIFETIME_S: Final = 31_536_000
 
 POLICY: Final = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""No script at all, no inline style, nothing from elsewhere."""
+"""Nothing inline, nothing from elsewhere. The one script there is refreshes what is shown."""
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",

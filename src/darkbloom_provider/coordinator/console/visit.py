@@ -33,8 +33,8 @@ NOTICES: Final[Mapping[str, str]] = {
     "password": "Your password is changed. You were signed out everywhere else.",
     "signed_out": "You are signed out.",
     "signed_up": "If this address had no account, it has one now. Sign in with your password.",
-    "payouts": "This is how far your payout account is.",
-    "withdrawn": "Your withdrawal is on its way. Its progress is in the list below.",
+    "payouts": "This is where your payout account stands.",
+    "withdrawn": "Your withdrawal is noted. What becomes of it is in the list below.",
 }
 """What a page may be told to say after a form: an address names one, and cannot word its own."""
 

@@ -16,11 +16,8 @@ from darkbloom_provider.coordinator.console.views.chart import (
     spans,
 )
 from darkbloom_provider.coordinator.console.views.choice import Choice, Pager, pager
-from darkbloom_provider.coordinator.console.views.payouts import (
-    COUNTRIES,
-    PayoutPanel,
-    WithdrawalRow,
-)
+from darkbloom_provider.coordinator.console.views.countries import COUNTRIES
+from darkbloom_provider.coordinator.console.views.payouts import PayoutPanel, WithdrawalRow
 from darkbloom_provider.coordinator.console.writing import counted, scale
 from darkbloom_provider.coordinator.earnings.owner_views import HistoryRow
 from darkbloom_provider.coordinator.earnings.views import Bucket, SeriesPoint, Sum
@@ -83,7 +80,7 @@ class EarnView:
     payouts: PayoutPanel
     withdrawals: tuple[WithdrawalRow, ...]
     has_machine: bool
-    countries: tuple[str, ...] = COUNTRIES
+    countries: tuple[tuple[str, str], ...] = COUNTRIES
 
 
 def figures(balance: Balance, lifetime: Sum, last_day: Sum, last_week: Sum) -> Figures:

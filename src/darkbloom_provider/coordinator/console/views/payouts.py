@@ -17,12 +17,6 @@ from darkbloom_provider.protocol.money import (
 )
 
 DEFAULT_MINIMUM: Final = 1_000_000
-_COUNTRY_TEXT: Final = (
-    "AE AT AU BE BG BR CA CH CY CZ DE DK EE ES FI FR GB GH GR HK HR HU IE IN IT JP KE LT LU LV MT "
-    "MX MY NG NL NO NZ PL PT RO SE SG SI SK TH US"
-)
-COUNTRIES: Final = tuple(_COUNTRY_TEXT.split())
-"""Where Stripe pays out to, by ISO 3166-1; the network's list."""
 
 State = Literal["off", "none", "pending", "restricted", "rejected", "ready"]
 Tone = Literal["good", "wait", "bad"]
@@ -122,12 +116,21 @@ def panel(status: Mapping[str, Any], withdrawable: int) -> PayoutPanel:
         sandbox=status.get("sandbox") is True,
         destination=destination(status),
         instant=status.get("instant_eligible") is True,
-        currently_due=tuple(str(item) for item in status.get("currently_due") or ()),
+        currently_due=tuple(in_words(str(item)) for item in status.get("currently_due") or ()),
         minimum=int(status.get("min_withdraw_micro_usd") or DEFAULT_MINIMUM),
         instant_fee_bps=int(status.get("instant_fee_bps") or 0),
         instant_fee_minimum=round((status.get("instant_fee_min_usd") or 0) * MICRO_PER_USD),
         withdrawable=withdrawable,
     )
+
+
+def in_words(requirement: str) -> str:
+    """What Stripe still asks for, by the name of its field.
+
+    >>> in_words("individual.verification.document"), in_words("external_account")
+    ('individual verification document', 'external account')
+    """
+    return requirement.replace(".", " ").replace("_", " ")
 
 
 def destination(document: Mapping[str, Any]) -> str:
