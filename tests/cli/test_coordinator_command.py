@@ -84,6 +84,13 @@ def test_a_hash_that_can_match_nothing_is_refused() -> None:
         assert "not 64 hex digits" in result.output
 
 
+@pytest.mark.parametrize("address", ["*", "proxy.example.org", "10.0.0.1/8", ""])
+def test_a_proxy_is_named_by_its_address(address: str) -> None:
+    result = run("serve", "--proxy", address)
+    assert result.exit_code == 2
+    assert "127.0.0.1 or 10.0.0.0/8" in result.output
+
+
 @pytest.mark.parametrize(
     "address", ["example.org", "ftp://a", "https://a/b", "https://me@a", "https://"]
 )

@@ -69,6 +69,8 @@ def test_only_loopback_without_an_admin_key(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="opens the coordinator"):
         Settings(tmp_path, host="0.0.0.0")  # noqa: S104 - that is the point
     Settings(tmp_path, host="0.0.0.0", admin_key=Secret("k"))  # noqa: S104 - that is the point
+    with pytest.raises(UsageError, match="A proxy opens the coordinator"):
+        Settings(tmp_path, proxies=("127.0.0.1",))
     assert [is_loopback(h) for h in ("::1", "127.9.9.9", "LOCALHOST", "example.org")] == [
         True,
         True,

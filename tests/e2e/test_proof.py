@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from darkbloom_provider.coordinator.settings import Policy
-from support.network import network
+from support.network import SLOW, network
 from support.processes import darkbloom, running
 from support.provider_home import MODEL, provider_home, until_served
 
@@ -22,7 +22,7 @@ async def test_the_hashes_that_the_command_prints_are_those_the_provider_is_take
         accepted_python_hashes=frozenset({found["python_hash"]}),
         accepted_runtime_hashes=frozenset({found["runtime_hash"]}),
     )
-    async with network(tmp_path / "c", policy=policy) as net:
+    async with network(tmp_path / "c", timing=SLOW, policy=policy) as net:
         home = provider_home(home_root, net.ws_url, tiny_model)
         with running("provider", "serve", home=home.root) as provider:
             await until_served(net, provider)

@@ -14,7 +14,7 @@ import pytest
 from darkbloom_provider.control.client import DaemonClient
 from darkbloom_provider.coordinator.accounts import device_login
 from support.device_login import log_in
-from support.network import CHAT, Network, network, said
+from support.network import CHAT, SLOW, Network, network, said
 from support.processes import darkbloom, environment, running, until
 from support.provider_home import MODEL, journal_rows, link, provider_home, until_served
 from support.tiny_gguf import build_tiny_gguf
@@ -31,7 +31,7 @@ async def test_login_and_logout_take_effect_while_it_runs_and_cut_no_stream(
     tmp_path: Path, home_root: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_login, "POLL_INTERVAL_S", 1)
-    async with network(tmp_path / "coordinator") as net:
+    async with network(tmp_path / "coordinator", timing=SLOW) as net:
         home = provider_home(home_root, net.ws_url, tiny_model)
         token, owner = await net.link()
         with running("provider", "serve", home=home.root) as provider:
@@ -79,7 +79,7 @@ async def test_login_and_logout_take_effect_while_it_runs_and_cut_no_stream(
 async def test_an_imported_model_is_served_while_it_runs_and_cuts_no_stream(
     tmp_path: Path, home_root: Path, tiny_model: Path
 ) -> None:
-    async with network(tmp_path / "coordinator") as net:
+    async with network(tmp_path / "coordinator", timing=SLOW) as net:
         home = provider_home(home_root, net.ws_url, tiny_model)
         source = build_tiny_gguf(tmp_path / "tiny.gguf")
         with running("provider", "serve", home=home.root) as provider:

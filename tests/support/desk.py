@@ -162,6 +162,7 @@ async def front_desk(
             offer=Offer(database, Catalogue.builtin()),
             policy=Policy(),
             console_url=None,
+            behind_proxy=False,
             connected_providers=lambda: 0,
             on_token_revoked=revoked.append,
         ),

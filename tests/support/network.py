@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ CREDIT = 5_000_000
 QUICK = Timing(queue_wait=5, accept=5, idle=5, stop_grace=2)
 PATIENT = Timing(queue_wait=0.2, accept=60, idle=60, stop_grace=2)
 """For real providers on a busy machine: they may be slow; for one that is gone nobody waits."""
+SLOW = replace(PATIENT, queue_wait=60)
+"""The same where a request may have to wait for its provider."""
 CHAT = "/v1/chat/completions"
 
 
@@ -120,6 +122,7 @@ async def network(
     database: str | None = None,
     payouts: Payouts | None = None,
     sources: Sources | None = None,
+    proxies: tuple[str, ...] = (),
 ) -> AsyncIterator[Network]:
     """A coordinator with one consumer; at the end its books are audited."""
     settings = Settings(
@@ -133,6 +136,7 @@ async def network(
         admin_key=None if admin_key is None else Secret(admin_key),
         release_key=None if release_key is None else Secret(release_key),
         payouts=payouts or Payouts(),
+        proxies=proxies,
     )
     async with running_coordinator(settings, Catalogue.builtin(), sources) as coordinator:
         operator = coordinator.operator

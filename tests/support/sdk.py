@@ -31,7 +31,7 @@ from darkbloom_provider.logs import Secret
 from darkbloom_provider.paths import Home
 from darkbloom_provider.protocol.messages import PrivacyCapabilities
 from support.daemon_parts import FakeEngine
-from support.network import Network, network
+from support.network import SLOW, Network, network
 from support.processes import environment, until
 from support.provider_home import MODEL, provider_home
 
@@ -124,7 +124,7 @@ async def route(
             async with _client(local.url, KEY) as client:
                 yield Route(way, local.url, KEY, supervisor, client)
         return
-    async with network(root / "coordinator") as net:
+    async with network(root / "coordinator", timing=SLOW) as net:
         home = provider_home(root, net.coordinator.base_url, weights)
         settings = Config(
             coordinator=CoordinatorSection(url=net.ws_url, heartbeat_interval_secs=1),

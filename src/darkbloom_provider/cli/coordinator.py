@@ -202,6 +202,14 @@ for _command in (
     callback=option_checks.web_address,
     help="Where browsers find the console, if not at its own address, as behind a proxy with TLS.",
 )
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    callback=option_checks.networks,
+    help="Believe this reverse proxy (address or network) about who calls; may be repeated.",
+)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -228,6 +236,7 @@ def serve(
     deposits: bool,
     sandbox_delay: float,
     console_url: str | None,
+    proxies: tuple[str, ...],
 ) -> None:
     """Run a coordinator in this terminal until Ctrl-C.
 
@@ -256,6 +265,7 @@ def serve(
         payouts=replace(_payouts(invocation, directory, payouts, sandbox_delay), deposits=deposits),
         rates=Rates(consumer=_rate(rate_limit)),
         console_url=console_url,
+        proxies=proxies,
         sealed_requests=sealed_requests,
     )
     logs.configure(verbose=invocation.verbose)

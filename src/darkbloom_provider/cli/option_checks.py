@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 import click
@@ -33,6 +34,20 @@ def version(_ctx: click.Context, option: click.Parameter, text: str | None) -> s
     if text is not None and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}", text) is None:
         raise click.BadParameter(f"{text!r} is not like 0.4.7", param=option)
     return text
+
+
+def networks(
+    _ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Addresses of machines, or networks of them."""
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise click.BadParameter(
+                f"{text!r} is not like 127.0.0.1 or 10.0.0.0/8", param=option
+            ) from None
+    return texts
 
 
 def web_address(_ctx: click.Context, option: click.Parameter, text: str | None) -> str | None:

@@ -35,7 +35,7 @@ from darkbloom_provider.coordinator.providers.registration import Registrar, rel
 from darkbloom_provider.coordinator.rails import desks
 from darkbloom_provider.coordinator.rest.rate_limits import RateLimiter
 from darkbloom_provider.coordinator.services import Services
-from darkbloom_provider.coordinator.settings import Settings, is_loopback
+from darkbloom_provider.coordinator.settings import Settings
 from darkbloom_provider.coordinator.sources import Sources
 from darkbloom_provider.coordinator.store.database import Database
 from darkbloom_provider.errors import AlreadyRunningError, UsageError
@@ -129,9 +129,9 @@ async def running_coordinator(
 
 
 async def _administered(settings: Settings, database: Database) -> None:
-    if not is_loopback(settings.host) and not await database.read(people.has_admin):
+    if settings.is_public and not await database.read(people.has_admin):
         raise UsageError(
-            f"Listening on {settings.host} opens the coordinator to other machines",
+            f"{settings.opened_by} opens the coordinator to other machines",
             why="it has no administrator who can sign in",
             next_step="type: darkbloom coordinator init --admin you@example.org",
         )
@@ -177,6 +177,7 @@ def _compose(
         offer=offer,
         policy=settings.policy,
         console_url=settings.console_url,
+        behind_proxy=bool(settings.proxies) or settings.console_url is not None,
         connected_providers=lambda: len(hub.registry),
         on_token_revoked=unlink,
     )
@@ -212,7 +213,8 @@ async def _serving(coordinator: RunningCoordinator, listener: socket.socket) -> 
             lifespan="off",
             log_config=None,
             access_log=False,
-            proxy_headers=False,
+            proxy_headers=bool(settings.proxies),
+            forwarded_allow_ips=list(settings.proxies),
             server_header=False,
             timeout_keep_alive=IDLE_CONNECTION_SECONDS,
             timeout_graceful_shutdown=_CLOSING_SECONDS,

@@ -49,6 +49,8 @@ class Services:
     """Sells credit; None if nobody can buy any."""
     sandbox_setup: SandboxSetup
     console_url: str | None
+    behind_proxy: bool
+    """Whether a caller from this machine may be a proxy, for anybody."""
     """Where people approve a machine. Absent: the address the request came to."""
     connected_providers: Callable[[], int]
     """Sessions that are connected now, routable or not."""

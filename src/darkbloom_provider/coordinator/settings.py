@@ -197,6 +197,8 @@ class Settings:
     """Registers releases and nothing else, for whoever builds them."""
     console_url: str | None = None
     """Where people approve a machine; the coordinator's own address if absent."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies, which are believed about who calls."""
     sealed_requests: bool = True
     """Whether consumers may seal requests for the coordinator, whose key the directory holds."""
     policy: Policy = field(default_factory=Policy)
@@ -206,13 +208,23 @@ class Settings:
     rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
-        if self.admin_key is None and not is_loopback(self.host):
+        if self.admin_key is None and self.is_public:
             raise UsageError(
-                f"Listening on {self.host} opens the coordinator to other machines",
+                f"{self.opened_by} opens the coordinator to other machines",
                 why="without an admin key nobody could administer it safely",
                 next_step="type: darkbloom coordinator init --admin you@example.org; or name the "
                 "key with --admin-key-file FILE; or leave --host out to stay on loopback",
             )
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can reach it: by its address, or through a proxy."""
+        return bool(self.proxies) or not is_loopback(self.host)
+
+    @property
+    def opened_by(self) -> str:
+        """What lets them, for a sentence."""
+        return "A proxy" if is_loopback(self.host) else f"Listening on {self.host}"
 
 
 def is_loopback(host: str) -> bool:

@@ -117,3 +117,34 @@ async def test_a_consumer_is_limited_by_account_whatever_key_it_uses(tmp_path: P
         assert await net.spent() == 0
         # What only reads is not limited.
         assert (await net.http.get("/v1/payments/balance")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("proxies", "statuses"),
+    [
+        # A proxy that was named tells who calls, with the address nearest to it.
+        (("127.0.0.1",), [401, 429, 401, 429, 401]),
+        # Whoever else says so is not believed.
+        ((), [401, 429, 429, 429, 429]),
+        (("10.0.0.0/8",), [401, 429, 429, 429, 429]),
+    ],
+)
+async def test_callers_behind_a_proxy_are_told_apart_if_it_was_named(
+    tmp_path: Path, proxies: tuple[str, ...], statuses: list[int]
+) -> None:
+    callers = ["192.0.2.1", "192.0.2.1", "192.0.2.2", "6.6.6.6, 192.0.2.2", "192.0.2.3"]
+    # A coordinator that others reach has an administrator, from the time before.
+    async with network(tmp_path) as net:
+        await net.coordinator.operator.set_admin(net.account, is_admin=True)
+    async with network(
+        tmp_path, rates=Rates(sign_in=Rate(0.001, 1)), proxies=proxies, admin_key="k"
+    ) as net:
+        told = [
+            await net.http.post(
+                "/v1/auth/sign-in",
+                json={"email": "nobody@example.org", "password": "a wrong password"},
+                headers={"X-Forwarded-For": caller},
+            )
+            for caller in callers
+        ]
+    assert [reply.status_code for reply in told] == statuses

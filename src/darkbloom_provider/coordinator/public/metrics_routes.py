@@ -73,7 +73,7 @@ class _Metrics:
         self._network = gauges.NetworkGauges(hub)
 
     async def scrape(self, request: Request) -> Response:
-        if not _on_this_machine(request, behind_proxy=self._services.console_url is not None):
+        if not _on_this_machine(request, behind_proxy=self._services.behind_proxy):
             who = await known_caller(self._services, request)
             if who is None:
                 raise AuthenticationError("From elsewhere this needs the operator's key")
