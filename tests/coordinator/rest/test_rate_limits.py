@@ -136,6 +136,7 @@ async def test_callers_behind_a_proxy_are_told_apart_if_it_was_named(
     # A coordinator that others reach has an administrator, from the time before.
     async with network(tmp_path) as net:
         await net.coordinator.operator.set_admin(net.account, is_admin=True)
+        await net.coordinator.operator.set_password("consumer@example.org", "a long enough one")
     async with network(
         tmp_path, rates=Rates(sign_in=Rate(0.001, 1)), proxies=proxies, admin_key="k"
     ) as net:
