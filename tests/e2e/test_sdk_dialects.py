@@ -41,12 +41,6 @@ def opened(request: pytest.FixtureRequest, home_root: Path, tiny_model: Path) ->
     return partial(route, request.param, home_root, tiny_model)
 
 
-@pytest.fixture
-def network(home_root: Path, tiny_model: Path) -> Open:
-    """Opens the way over a coordinator."""
-    return partial(route, "network", home_root, tiny_model)
-
-
 @asynccontextmanager
 async def claude(one: Route, key: str | None = None) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """Anthropic's client, which sends its key as `x-api-key`."""
@@ -169,8 +163,8 @@ async def test_anthropics_client_raises_its_own_exceptions(opened: Open) -> None
 # ---------------------------------------------------------------- responses
 
 
-async def test_a_response_whole_and_streamed_say_the_same(network: Open) -> None:
-    async with network() as one:
+async def test_a_response_whole_and_streamed_say_the_same(opened: Open) -> None:
+    async with opened() as one:
         ask: Any = partial(
             one.openai.responses.create,
             model=one.model,
@@ -212,11 +206,11 @@ async def test_a_response_whole_and_streamed_say_the_same(network: Open) -> None
     assert events[-1].response.output_text == whole.output_text
 
 
-async def test_a_response_calls_tools_and_reads_their_results(network: Open) -> None:
+async def test_a_response_calls_tools_and_reads_their_results(opened: Open) -> None:
     engine = ScriptedEngine()
     said = ("<think>Rome.</think>One moment.", CALL)
     engine.scripts = (said, said, ("Sunny.",))
-    async with network(engine) as one:
+    async with opened(engine) as one:
         ask: Any = partial(one.openai.responses.create, model=one.model, tools=[FUNCTION])
         first = await ask(input="Weather in Rome?")
         async with one.openai.responses.stream(
@@ -242,8 +236,8 @@ async def test_a_response_calls_tools_and_reads_their_results(network: Open) -> 
     assert roles == ["user", "assistant", "assistant", "tool"]
 
 
-async def test_the_clients_own_parsing_of_responses_gives_typed_answers(network: Open) -> None:
-    async with network() as one:
+async def test_the_clients_own_parsing_of_responses_gives_typed_answers(opened: Open) -> None:
+    async with opened() as one:
         ask: dict[str, Any] = {
             "model": one.model,
             "input": user("Where to?"),
@@ -261,8 +255,8 @@ async def test_the_clients_own_parsing_of_responses_gives_typed_answers(network:
 # ---------------------------------------------------------------- leaving
 
 
-async def test_a_client_that_stops_reading_stops_the_engine(network: Open) -> None:
-    async with network() as one:
+async def test_a_client_that_stops_reading_stops_the_engine(opened: Open) -> None:
+    async with opened() as one:
         stream = await one.openai.responses.create(
             model=one.model, input="Talk", max_output_tokens=900, temperature=0, stream=True
         )

@@ -60,6 +60,7 @@ async def local_endpoint(
                 new_id=lambda: f"request-{next(ids)}",
                 tasks=tasks,
                 created=int(NOW.timestamp()),
+                now=lambda: NOW,
                 max_jobs=max_jobs,
             )
             server = LocalServer(api, listener)

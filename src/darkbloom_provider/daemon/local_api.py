@@ -7,6 +7,7 @@ the network; here the events go out as they come, without the pauses that a coor
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -26,15 +27,23 @@ from darkbloom_provider.daemon.tally import Tally
 from darkbloom_provider.daemon.terms import MAX_JOBS, RefusedError
 from darkbloom_provider.engine.errors import EngineClosedError, EngineError
 from darkbloom_provider.logs import Secret
+from darkbloom_provider.protocol.answers.chat_read import Retelling
 from darkbloom_provider.protocol.answers.failure import Failure
-from darkbloom_provider.protocol.requests.document import InvalidRequestError
+from darkbloom_provider.protocol.answers.responses import (
+    StreamedResponse,
+    WholeResponse,
+    repeated,
+)
+from darkbloom_provider.protocol.requests.document import InvalidRequestError, parse_object
 from darkbloom_provider.protocol.requests.request import (
     CHAT_ENDPOINT,
     COMPLETIONS_ENDPOINT,
     MESSAGES_ENDPOINT,
+    RESPONSES_ENDPOINT,
     Dialect,
     TextRequest,
 )
+from darkbloom_provider.protocol.requests.responses import responses_as_chat
 
 MODELS_PATH: Final = "/v1/models"
 HEALTH_PATH: Final = "/health"
@@ -43,8 +52,11 @@ _DIALECTS: Final[Mapping[str, Dialect]] = {
     CHAT_ENDPOINT: "chat",
     COMPLETIONS_ENDPOINT: "completions",
     MESSAGES_ENDPOINT: "messages",
+    # Read as a chat, and told as what it is.
+    RESPONSES_ENDPOINT: "chat",
 }
-_DONE: Final = "data: [DONE]\n\n"
+_DATA: Final = "data: "
+_DONE: Final = f"{_DATA}[DONE]\n\n"
 
 _log = logs.get("daemon.local")
 
@@ -66,6 +78,7 @@ class LocalApi:
         new_id: A new request's id.
         tasks: Where callers are watched.
         created: When the models were first served, in Unix seconds.
+        now: The time, for responses.
     """
 
     def __init__(
@@ -78,6 +91,7 @@ class LocalApi:
         new_id: Callable[[], str],
         tasks: asyncio.TaskGroup,
         created: int,
+        now: Callable[[], dt.datetime],
         max_jobs: int = MAX_JOBS,
     ) -> None:
         self._answers = answers
@@ -87,6 +101,7 @@ class LocalApi:
         self._new_id = new_id
         self._tasks = tasks
         self._created = created
+        self._now = now
         self._max_jobs = max_jobs
         self._held: set[_Held] = set()
         self._closed_because: str | None = None
@@ -192,9 +207,9 @@ class LocalApi:
     async def _answer(self, caller: Caller, held: _Held, endpoint: str) -> Failure | None:
         """Answer, and count it; or say why not."""
         try:
-            request = self._answers.read(await caller.body(), endpoint)
+            request, response = self._read(await caller.body(), endpoint, caller.request_id)
             held.model = request.model
-            await self._generate(caller, held, request)
+            await self._generate(caller, held, request, response)
         except CallerLeftError:
             caller.left = True
         except InvalidRequestError as error:
@@ -209,20 +224,36 @@ class LocalApi:
             return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, "the request could not be served")
         return None
 
-    async def _generate(self, caller: Caller, held: _Held, request: TextRequest) -> None:
+    def _read(
+        self, body: bytes, endpoint: str, request_id: str
+    ) -> tuple[TextRequest, Retelling | None]:
+        """The request, and how its answer is told if it asks for a response."""
+        if endpoint != RESPONSES_ENDPOINT:
+            return self._answers.read(body, endpoint), None
+        document = parse_object(body)
+        request = self._answers.read(_json(responses_as_chat(document)), CHAT_ENDPOINT)
+        shape = StreamedResponse if request.stream else WholeResponse
+        name, created = request_id.replace("-", ""), int(self._now().timestamp())
+        answer = shape(name, created, request.model, repeated=repeated(document))
+        return request, Retelling(answer, prompt_tokens=0)
+
+    async def _generate(
+        self, caller: Caller, held: _Held, request: TextRequest, response: Retelling | None
+    ) -> None:
         answering = held.answering = await self._answers.begin(
             caller.request_id, request, native=True
         )
         watcher = self._tasks.create_task(caller.watch(answering.cancel), name="caller")
         try:
             while events := await answering.next():
+                if response is not None:
+                    events = _retold(events, response, answering)
                 if request.stream:
-                    await caller.write(
-                        _stream(events, request, answering.over), last=answering.over
-                    )
+                    done = answering.over and response is None and request.dialect != "messages"
+                    await caller.write(_stream(events, done=done), last=answering.over)
                 else:
                     (event,) = events
-                    await caller.answer(event.removeprefix("data: ").encode())
+                    await caller.answer(event.removeprefix(_DATA).encode())
         finally:
             watcher.cancel()
             answering.close()
@@ -230,11 +261,16 @@ class LocalApi:
             self._tally.served(answering.usage)
 
 
-def _stream(events: list[str], request: TextRequest, over: bool) -> bytes:
+def _retold(events: list[str], response: Retelling, answering: Answering) -> list[str]:
+    """What events of a chat come to in a response."""
+    chats = (json.loads(event.removeprefix(_DATA)) for event in events)
+    told = [event for chat in chats for event in response.hear(chat)]
+    return told + response.end(answering.usage) if answering.over else told
+
+
+def _stream(events: list[str], *, done: bool) -> bytes:
     text = "".join(f"{event}\n\n" for event in events)
-    if over and request.dialect != "messages":
-        text += _DONE
-    return text.encode()
+    return (text + _DONE if done else text).encode()
 
 
 def _json(document: object) -> bytes:

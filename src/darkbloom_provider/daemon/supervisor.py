@@ -313,6 +313,7 @@ class Supervisor:
                     new_id=lambda: secrets.token_hex(16),
                     tasks=tasks,
                     created=int(self._started_at.timestamp()),
+                    now=self._around.now,
                 )
                 self._local = LocalStatus(
                     url=address(listener), key_file=str(self._assignment.home.local_key)

@@ -1,6 +1,7 @@
 """Answers of chat read back into pieces, and told again in the shape of another dialect.
 
-A coordinator needs it where a consumer asked in a dialect that its provider does not speak.
+A coordinator needs it where a consumer asked in a dialect that its provider does not speak, the
+local endpoint for responses, which are served as chats.
 """
 
 from __future__ import annotations
