@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +169,29 @@ def test_a_biased_token_is_chosen_and_one_beyond_the_vocabulary_is_refused(
     error = alone(weights, beyond).error
     assert isinstance(error, InvalidGenerationError)
     assert "logit_bias" in error.message
+
+
+def test_a_text_that_reads_as_a_token_the_model_has_no_numbers_for_is_refused_alone(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A tokenizer may have been given tokens that its model was never made larger for."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    known = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    size = len(document["model"]["vocab"])
+    document["added_tokens"].append({"id": size, "content": "[PAD]", "special": True, **known})
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    weights = weights_of(load_steps(folder, step_bytes=100_000))
+    assert list(weights.tokenizer.encode("[PAD]"))[-1] >= weights.vocabulary_size
+    run = Run(weights)
+    run.add(0, ask())
+    # Its number would be looked up, and with this penalty written to, beyond the arrays' ends.
+    run.add(1, ask("a [PAD]", repetition_penalty=2.0))
+    outcomes = run.to_the_end()
+    error = outcomes[1].error
+    assert isinstance(error, InvalidGenerationError)
+    assert error.status_code == HTTPStatus.BAD_REQUEST
+    assert outcomes[0].text == alone(weights, ask()).text
 
 
 def test_probabilities_belong_to_the_greedy_text_token_by_token(weights: Weights) -> None:

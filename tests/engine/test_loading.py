@@ -9,8 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlx.core as mx
 import mlx_lm.models
 import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models import phi3small
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
 from darkbloom_provider.engine.engine import Engine
@@ -81,6 +84,33 @@ async def test_a_module_of_mlx_lm_that_exits_ends_its_load_and_nothing_else(
         with pytest.raises(ModelError, match="SystemExit"):
             await engine.load("olmo", path)
         await engine.load("tiny", tiny_model)
+
+
+def test_a_model_that_would_write_beyond_its_logits_is_refused_before_it_runs(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """mlx-lm's phi3small silences tokens by number, also those that a smaller vocabulary lacks."""
+    path = shutil.copytree(tiny_model, tmp_path / "model")
+    config = {
+        "model_type": "phi3small",
+        "vocab_size": json.loads((path / "config.json").read_text())["vocab_size"],
+        "hidden_size": 32,
+        "ff_intermediate_size": 64,
+        "gegelu_limit": 20.0,
+        "dense_attention_every_n_layers": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "layer_norm_epsilon": 1e-5,
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    parameters = phi3small.Model(phi3small.ModelArgs(**config)).parameters()
+    mx.save_safetensors(
+        str(path / "model.safetensors"), dict(tree_flatten(parameters)), metadata={"format": "mlx"}
+    )
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load(path)
+    assert f"a vocabulary of {config['vocab_size']}" in (caught.value.why or "")
 
 
 # ---------------------------------------------------------------- all that mlx-lm has

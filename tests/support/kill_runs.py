@@ -17,8 +17,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,8 +30,9 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, make_url, select
 
-from darkbloom_provider.coordinator.ledger import books
+from darkbloom_provider.coordinator.ledger import books, reservations
 from darkbloom_provider.coordinator.ledger.audit import audit
+from darkbloom_provider.coordinator.ledger.reservations import Refund, Reserve, Serving, Settle
 from darkbloom_provider.coordinator.ledger.sweep import wallet_sweep
 from darkbloom_provider.coordinator.payouts.desk import PayoutDesk
 from darkbloom_provider.coordinator.payouts.rail import Order, PayoutReport, Receipt
@@ -38,8 +40,11 @@ from darkbloom_provider.coordinator.payouts.sandbox import SandboxRail
 from darkbloom_provider.coordinator.store.schema import deposits, jobs, metadata, withdrawals
 from support.books import (
     CONSUMER,
+    LINKED,
     MACHINE,
     OWNER,
+    QWEN,
+    QWEN_PRICE,
     UNLINKED,
     WALLET,
     Clock,
@@ -50,6 +55,7 @@ WITHDRAW = "/v1/billing/withdraw/stripe"
 CREATE = "/v1/billing/stripe/create-session"
 ONBOARD = "/v1/billing/stripe/onboard"
 KEYS = ("paid", "failed")
+CROWD = ("done2", "left2", "lost2", "wallet2")
 _SHOWN_CHARACTERS = 6_000
 
 
@@ -166,7 +172,10 @@ class Run:
         self.points.reach()
 
     async def trade(self, desk: Desk) -> None:
-        """Four jobs: completed, left half way, failed, and one for a wallet that is then swept."""
+        """Four jobs: completed, left half way, failed, and one for a wallet that is then swept.
+
+        One by one, and then four more that begin and end at the same time.
+        """
         for name in ("done", "left", "lost", "wallet"):
             await self.step(f"reserve {name}", functools.partial(reserve, desk, name))
         await self.step("settle done", lambda: desk.books(lambda s: s.settle("done", 120, 380)))
@@ -176,7 +185,36 @@ class Run:
             "settle wallet",
             lambda: desk.books(lambda s: s.settle("wallet", 10, 100, serving=UNLINKED)),
         )
+        await self.together(desk, {f"reserve {name}": reservation(desk, name) for name in CROWD})
+        await self.together(
+            desk,
+            {
+                "settle done2": settlement(desk, "done2"),
+                "settle left2": settlement(desk, "left2", partial=True),
+                "refund lost2": Refund(reservation_id="lost2", now=desk.clock()),
+                "settle wallet2": settlement(desk, "wallet2", serving=UNLINKED),
+            },
+        )
         await self.step("sweep", lambda: sweep(desk))
+
+    async def together(self, desk: Desk, orders: Mapping[str, reservations.Order]) -> None:
+        """Steps that pile up while the writer is busy: they share a commit and its statements."""
+        write = desk.services.db.write
+        begun, go = threading.Event(), threading.Event()
+
+        def busy(_: Connection) -> None:
+            begun.set()
+            go.wait()
+
+        first = asyncio.create_task(write(busy))
+        await asyncio.to_thread(begun.wait)
+        steps = [
+            asyncio.create_task(self.step(name, functools.partial(write, order)))
+            for name, order in orders.items()
+        ]
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(first, *steps)
 
     async def withdraw(self, desk: Desk) -> None:
         """One withdrawal that arrives and one that the bank sends back."""
@@ -190,6 +228,33 @@ class Run:
 async def reserve(desk: Desk, name: str) -> None:
     run = desk.services.db.run
     await desk.books(lambda shop: shop.reserve(name, 5_000, run=run))
+
+
+def reservation(desk: Desk, name: str) -> Reserve:
+    return Reserve(
+        reservation_id=name,
+        account_id=CONSUMER,
+        model=QWEN,
+        amount=5_000,
+        now=desk.clock(),
+        run=desk.services.db.run,
+    )
+
+
+def settlement(
+    desk: Desk, name: str, *, serving: Serving = LINKED, partial: bool = False
+) -> Settle:
+    return Settle(
+        reservation_id=name,
+        job_id=f"job-{name}",
+        serving=serving,
+        prompt_tokens=120,
+        completion_tokens=380,
+        price=QWEN_PRICE,
+        policy=desk.services.policy,
+        now=desk.clock(),
+        partial=partial,
+    )
 
 
 def payouts(desk: Desk) -> PayoutDesk:
@@ -293,6 +358,7 @@ def kept(connection: Connection, done: list[str]) -> None:
         for row in connection.execute(select(jobs.c.reservation_id, jobs.c.state))
     }
     wanted = {"done": "settled", "left": "partial", "lost": "refunded", "wallet": "settled"}
+    wanted |= {f"{name}2": state for name, state in wanted.items()}
     for step in done:
         act, _, name = step.partition(" ")
         if act == "reserve":

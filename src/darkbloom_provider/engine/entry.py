@@ -78,8 +78,8 @@ class Intake:
             InvalidGenerationError: The model cannot answer it.
             InsufficientMemoryError: It would not fit into memory.
         """
-        self._check_biases(request)
         tokens = prompt.tokens
+        self._check_vocabulary(request, tokens)
         entry = Entry(
             key=key,
             request=request,
@@ -96,11 +96,19 @@ class Intake:
         self._memory.check(entry.tokens)
         return entry
 
-    def _check_biases(self, request: GenerationRequest) -> None:
+    def _check_vocabulary(self, request: GenerationRequest, prompt: list[int]) -> None:
+        # MLX checks no index: one beyond an array reads, or writes, what is not its own.
         size = self._weights.vocabulary_size
         if any(token >= size for token, _ in request.logit_bias):
             raise InvalidGenerationError(
                 HTTPStatus.BAD_REQUEST, f"logit_bias names a token beyond this model's {size}"
+            )
+        if max(prompt) >= size:
+            raise InvalidGenerationError(
+                HTTPStatus.BAD_REQUEST,
+                f"the prompt has a token beyond this model's {size}",
+                why="the model's tokenizer has tokens that the model itself does not know",
+                next_step="leave special tokens out of the text",
             )
 
     def _limit(self, prompt_tokens: int, max_tokens: int | None) -> int:

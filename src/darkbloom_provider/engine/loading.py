@@ -56,6 +56,7 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         raise ModelError(f"{path} is not a model folder", why="it has no config.json")
     try:
         model, config = load_model(path, lazy=True)
+        _check_fixed_tokens(model, config)
         yield
         parameters = [array for _, array in tree_flatten(model.parameters())]
         for group in _groups(parameters, step_bytes):
@@ -89,6 +90,17 @@ def load_steps(path: Path, step_bytes: int) -> Generator[None, None, Weights]:
         chat_template=_chat_template(getattr(tokenizer, "chat_template", None)),
         special_tokens=frozenset(tokenizer.get_added_vocab()),
     )
+
+
+def _check_fixed_tokens(model: Model, config: dict[str, Any]) -> None:
+    """Refuse a phi3small with fewer tokens than the original.
+
+    mlx-lm's module silences tokens by numbers of its own, up to 100,351, whatever the vocabulary's
+    size, and MLX checks no index: it would write beyond the logits, into the heap.
+    """
+    fixed = getattr(model, "_dummy_tokenizer_ids", None)
+    if fixed is not None and mx.max(fixed).item() >= config["vocab_size"]:
+        raise ValueError(f"mlx-lm cannot run it with a vocabulary of {config['vocab_size']}")
 
 
 def _tokenizer(path: Path, model: Model, eos_token_ids: Any) -> Tokenizer:  # noqa: ANN401 - of a config

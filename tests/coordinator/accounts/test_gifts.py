@@ -105,6 +105,7 @@ async def test_an_invite_that_is_unknown_over_or_withdrawn_gives_nothing(desk: D
         {"code": "no spaces"},
         {"code": "-x-"},
         {"code": "x" * 21},
+        {"code": "straße"},
         {"expires_at": "yesterday"},
         {"expires_at": "2026-05-02T00:00:00"},
         {"expires_at": "2020-01-01T00:00:00Z"},
@@ -130,6 +131,7 @@ async def test_a_referrer_keeps_one_code_and_an_account_is_referred_once(desk: D
     assert (first.json()["code"], first.json()["share_percent"]) == ("ANN-1", 20)
     assert (await post(desk, "ann", register, "other")).json()["code"] == "ANN-1"
     refused = (400, "referral_error")
+    assert error_of(await post(desk, "ann", register, "ann-1*")) == refused
     assert error_of(await post(desk, "ben", register, "ann-1")) == refused
     assert error_of(await post(desk, "ben", register, "a")) == refused
     assert error_of(await post(desk, "ben", register, "")) == (400, "invalid_request_error")

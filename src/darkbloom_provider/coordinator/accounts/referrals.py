@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 from darkbloom_provider.coordinator.rest.refusals import RefusalError
 from darkbloom_provider.coordinator.store.schema import entries, referrals, referrers, transfers
 
-_CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]{1,18}[A-Z0-9]", re.ASCII)
+_CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{1,18}[A-Za-z0-9]")
 REWARD_TYPE: Final = "referral_reward"
 _REFERRER = select(referrals.c.referrer).where(referrals.c.account_id == bindparam("account"))
 """Built once, as it is asked for each job."""
@@ -44,10 +44,10 @@ def public_code(text: str) -> str:
     Raises:
         ValueError: Not 3 to 20 letters, digits and inner hyphens.
     """
-    code = text.strip().upper()
+    code = text.strip()
     if _CODE.fullmatch(code) is None:
         raise ValueError("a code is 3 to 20 letters, digits and hyphens, none at either end")
-    return code
+    return code.upper()
 
 
 def register(connection: Connection, code: str, *, account_id: str, now: datetime) -> str:
@@ -56,13 +56,13 @@ def register(connection: Connection, code: str, *, account_id: str, now: datetim
     Raises:
         ReferralError: The code is misspelled or another's.
     """
-    own = code_of(connection, account_id)
-    if own is not None:
-        return own
     try:
         chosen = public_code(code)
     except ValueError as error:
         raise ReferralError(f"The code cannot be used: {error}") from None
+    own = code_of(connection, account_id)
+    if own is not None:
+        return own
     if _referrer(connection, chosen) is not None:
         raise ReferralError("This code is taken")
     connection.execute(insert(referrers).values(account_id=account_id, code=chosen, created_at=now))
