@@ -197,7 +197,7 @@ class Run:
         )
         await self.step("sweep", lambda: sweep(desk))
 
-    async def together(self, desk: Desk, orders: Mapping[str, reservations.Order]) -> None:
+    async def together(self, desk: Desk, orders: Mapping[str, reservations.Order[Any]]) -> None:
         """Steps that pile up while the writer is busy: they share a commit and its statements."""
         write = desk.services.db.write
         begun, go = threading.Event(), threading.Event()
