@@ -213,7 +213,7 @@ class Settings:
                 f"{self.opened_by} opens the coordinator to other machines",
                 why="without an admin key nobody could administer it safely",
                 next_step="type: darkbloom coordinator init --admin you@example.org; or name the "
-                "key with --admin-key-file FILE; or leave --host out to stay on loopback",
+                f"key with --admin-key-file FILE; or leave {self._opening} out",
             )
 
     @property
@@ -225,6 +225,10 @@ class Settings:
     def opened_by(self) -> str:
         """What lets them, for a sentence."""
         return "A proxy" if is_loopback(self.host) else f"Listening on {self.host}"
+
+    @property
+    def _opening(self) -> str:
+        return "--proxy" if is_loopback(self.host) else "--host"
 
 
 def is_loopback(host: str) -> bool:
