@@ -78,6 +78,8 @@ async def test_the_models_are_listed_and_told_one_by_one() -> None:
         assert (await one.http.get(f"/v1/models/{MODEL}")).json() == model
         assert (await one.http.get("/v1/models/other")).status_code == 404
         assert (await one.http.get("/v1/nothing")).status_code == 404
+        assert (await one.http.post("/v1/v1/chat/completions")).status_code == 404
+        assert (await one.http.post("/v1/models")).status_code == 405
         assert (await one.http.get(CHAT)).status_code == 405
 
 

@@ -151,7 +151,7 @@ class LocalApi:
             await caller.fail(refused)
         elif dialect is not None and method == "POST":
             await self._serve(caller, path)
-        elif dialect is None and method in {"GET", "HEAD"}:
+        elif dialect is None and (method in {"GET", "HEAD"} or not _is_told(path)):
             await self._tell(caller, path)
         else:
             await caller.fail(Failure(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not served"))
@@ -259,6 +259,11 @@ class LocalApi:
             answering.close()
         if not caller.left:
             self._tally.served(answering.usage)
+
+
+def _is_told(path: str) -> bool:
+    """Whether there is something to be read at an address."""
+    return path in {HEALTH_PATH, MODELS_PATH} or path.startswith(f"{MODELS_PATH}/")
 
 
 def _retold(events: list[str], response: Retelling, answering: Answering) -> list[str]:
