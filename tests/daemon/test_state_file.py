@@ -318,6 +318,30 @@ async def test_what_waits_for_a_stuck_disk_does_not_pile_up(tmp_path: Path) -> N
     file.close()
 
 
+async def test_a_write_that_was_given_up_costs_the_next_ones_nothing(tmp_path: Path) -> None:
+    stuck, asked = threading.Event(), threading.Event()
+
+    def engine() -> EngineSnapshot:
+        asked.set()
+        stuck.wait(30)
+        return EngineSnapshot()
+
+    path = tmp_path / "daemon-state.json"
+    file = StateFile(path, lambda: (state(), Moment(NOW, 0.0)), engine)
+    given_up = [asyncio.create_task(file.write()) for _ in range(2)]
+    try:
+        await asyncio.to_thread(asked.wait, 30)
+        for task in given_up:
+            task.cancel()
+        await asyncio.wait(given_up)
+    finally:
+        stuck.set()
+    async with asyncio.timeout(30):
+        await file.write()
+    file.close()
+    assert json.loads(path.read_bytes())["pid"] == 7
+
+
 async def test_an_engine_that_is_stuck_holds_up_the_file_and_not_the_loop(tmp_path: Path) -> None:
     stuck, asked = threading.Event(), threading.Event()
 

@@ -248,8 +248,11 @@ class StateFile:
 
     def _work(self) -> None:
         while (offer := self._offers.get()) is not None:
+            # Written all the same if its caller has given up, who is not told then.
+            wanted = offer.written.set_running_or_notify_cancel()
             self._write(offer.state, offer.moment)
-            offer.written.set_result(None)
+            if wanted:
+                offer.written.set_result(None)
 
     def _write(self, state: DaemonState, moment: Moment) -> None:
         try:
